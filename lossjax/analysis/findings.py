@@ -1,0 +1,46 @@
+"""Findings: what an experiment's analysis concludes. Everything a report or a figure shows comes from here."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from lossjax.analysis.interval import Interval
+
+Outcome = Literal["supported", "refuted", "unresolved", "in part"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A claim's primary contrast and what it says of the claim, by a rule written before the result."""
+
+    claim: str  # its id, "C1"
+    statement: str  # the claim in a sentence
+    where: str  # the task, model and split it was tested on
+    contrast: str  # what the estimate is, with its unit
+    rule: str  # when supported, when refuted
+    estimate: Interval
+    outcome: Outcome
+    num_seeds: int
+    scope: str  # "examples", "seeds" or "seeds×examples", and what was not replicated
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """Written as ``summary.json`` and one CSV a table; figures are drawn from nothing else.
+
+    Attributes:
+        verdicts: one a claim and place tested.
+        numbers: other reported quantities by name.
+        tables: name → column → [row] array, the numbers that figures plot. Bounds of a column ``x`` are ``x_low`` and
+            ``x_high``.
+        notes: sentences for the report: what surprised, what was not replicated, what fell short.
+    """
+
+    verdicts: tuple[Verdict, ...] = ()
+    numbers: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # command, versions, cost; filled in by the run

@@ -1,0 +1,105 @@
+"""Named random streams: where every random number of a member comes from.
+
+A member has four integer seeds, one a stream. Varying one stream leaves the draws of the others unchanged, so
+the variance between runs can be taken apart by stream.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Key, UInt32
+
+STREAMS: Final = ("data", "init", "order", "noise")
+
+
+class Streams(struct.PyTreeNode):
+    """One member's random streams, each a key that nothing else uses."""
+
+    data: Key[Array, ""]  # the examples, for a task that draws its own
+    init: Key[Array, ""]  # initial parameters
+    order: Key[Array, ""]  # the order of examples, epoch by epoch
+    noise: Key[Array, ""]  # dropout and label noise
+
+
+def streams_from_seeds(seeds: UInt32[Array, " stream"]) -> Streams:
+    """The keys of one member from its four seeds, in the order of ``STREAMS``.
+
+    Threefry, because ``rbg`` keys draw everything from the first key under vmap.
+    """
+    named = {
+        name: jax.random.fold_in(jax.random.key(seeds[index], impl="threefry2x32"), index)
+        for index, name in enumerate(STREAMS)
+    }
+    return Streams(**named)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seeds:
+    """Which seeds a population's members have: ``table[replicate, stream]``, uint32, streams in the order of ``STREAMS``.
+
+    ``design`` names how the table was made and enters a cell's digest; a table that grows at its end (more tied
+    seeds) keeps its design, hence its stored results.
+    """
+
+    table: np.ndarray
+    design: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def tied(seeds: int | Iterable[int]) -> Seeds:
+    """One seed a replicate for all four streams: ``tied(1000)`` is the seeds 0 … 999."""
+    values = range(seeds) if isinstance(seeds, int) else list(seeds)
+    column = np.asarray(list(values))
+    if column.ndim != 1 or column.size == 0 or not np.issubdtype(column.dtype, np.integer):
+        raise ValueError(f"seeds={seeds!r} names no seeds; give a positive number or a sequence of integers")
+    return Seeds(_as_seeds(np.repeat(column[:, None], len(STREAMS), axis=1)), "tied")
+
+
+def crossed(**seeds: int | Iterable[int]) -> Seeds:
+    """Every combination of the given streams' seeds; a stream that is not named keeps seed 0.
+
+    ``crossed(data=10, init=10)`` is 100 replicates.
+    """
+    unknown = set(seeds) - set(STREAMS)
+    if unknown:
+        raise ValueError(f"no stream named {sorted(unknown)}; the streams are {', '.join(STREAMS)}")
+    axes = [_values(seeds.get(name, [0])) for name in STREAMS]
+    table = _as_seeds(np.array(list(itertools.product(*axes))))
+    return Seeds(table, "crossed:" + ";".join(f"{name}={_values(seeds.get(name, [0]))}" for name in STREAMS))
+
+
+def redrawn(num_seeds: int, streams: Iterable[str] = STREAMS) -> Seeds:
+    """For the variance by stream: each base seed, then the same seed with one stream at a time drawn anew."""
+    rows = []
+    chosen = tuple(streams)
+    unknown = set(chosen) - set(STREAMS)
+    if unknown:
+        raise ValueError(f"no stream named {sorted(unknown)}; the streams are {', '.join(STREAMS)}")
+    for seed in range(num_seeds):
+        rows.append([seed] * len(STREAMS))
+        for name in chosen:
+            # counted down from the top, so that a redrawn seed is no other replicate's base seed
+            rows.append([2**32 - 1 - seed if stream == name else seed for stream in STREAMS])
+    return Seeds(_as_seeds(np.array(rows)), "redrawn:" + ",".join(chosen))
+
+
+def seeds_by_stream(table: np.ndarray) -> Mapping[str, np.ndarray]:
+    """The columns of a seed table by the name of their stream."""
+    return {name: table[:, index] for index, name in enumerate(STREAMS)}
+
+
+def _values(seeds: int | Iterable[int]) -> list[int]:
+    return list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+
+
+def _as_seeds(table: np.ndarray) -> np.ndarray:
+    if table.size == 0 or table.min() < 0 or table.max() >= 2**32:
+        raise ValueError("seeds lie in 0 … 4294967295 and there is at least one")
+    return table.astype(np.uint32)
