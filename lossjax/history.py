@@ -25,7 +25,7 @@ class History:
         steps: [eval] the optimiser steps done at each evaluation; the first is 0.
         seeds: stream → [member] uint32.
         hyperparams: name → [member] float32, the fields present only.
-        nonfinite_step: [member] int32, the step at which parameters or loss stopped being finite; -1 where they never did.
+        nonfinite_step: [member] int32, the step at which parameters or loss stopped being finite; -1 where never.
         info: what was run, as JSON's types: task, model, config, versions, and ``steps_per_epoch``.
     """
 
@@ -133,7 +133,7 @@ class History:
         return xarray.Dataset(variables, coordinates, {"info": json.dumps(self.info)})
 
     def to_pandas(self) -> pandas.DataFrame:
-        """One row a member and evaluation, one column a metric [member, eval]; needs ``pip install "lossjax[frames]"``."""
+        """A row a member and evaluation, a column a metric [member, eval]; needs ``pip install "lossjax[frames]"``."""
         try:
             import pandas
         except ImportError as error:

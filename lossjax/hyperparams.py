@@ -112,7 +112,7 @@ def as_configs(hyperparams: Hyperparams) -> dict[str, np.ndarray]:
 def _hyperparams(values: Mapping[str, np.ndarray]) -> Hyperparams:
     if "learning_rate" not in values:
         raise ValueError("learning_rate is missing; every configuration needs one, for example learning_rate=1e-2")
-    return Hyperparams(**values)
+    return Hyperparams(**values)  # type: ignore[arg-type]  # a population's own are NumPy arrays
 
 
 def _check(name: str, value: Any) -> np.ndarray:

@@ -40,7 +40,7 @@ def streams_from_seeds(seeds: UInt32[Array, " stream"]) -> Streams:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Seeds:
-    """Which seeds a population's members have: ``table[replicate, stream]``, uint32, streams in the order of ``STREAMS``.
+    """Which seeds a population has: ``table[replicate, stream]``, uint32, streams in the order of ``STREAMS``.
 
     ``design`` names how the table was made and enters a cell's digest; a table that grows at its end (more tied
     seeds) keeps its design, hence its stored results.

@@ -1,0 +1,19 @@
+from lossjax.tasks.digits import Digits
+from lossjax.tasks.random_labels import RandomLabels
+from lossjax.tasks.task import Bayes, Split, Splits, Task
+from lossjax.tasks.teacher import Teacher, at_bayes_accuracy, bayes_risk
+from lossjax.tasks.ucr import ItalyPowerDemand, JapaneseVowels
+
+__all__ = [
+    "Bayes",
+    "Digits",
+    "ItalyPowerDemand",
+    "JapaneseVowels",
+    "RandomLabels",
+    "Split",
+    "Splits",
+    "Task",
+    "Teacher",
+    "at_bayes_accuracy",
+    "bayes_risk",
+]

@@ -31,7 +31,9 @@ class Bayes(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """Where examples come from: a frozen dataclass of numbers, strings, bools and tuples; constructing it uses no jax array.
+    """Where examples come from: a frozen dataclass of numbers, strings, bools and tuples.
+
+    Constructing it uses no jax array and reads no file. ``num_classes`` and ``bayes`` may take seconds the first time.
 
     ``shared`` tasks (data sets) have the same examples for every member and ignore the key; the others draw a data set
     of their own for each member, inside the compiled program (so ``splits`` must then be traceable and vmappable).

@@ -17,8 +17,8 @@ SPLITS = ("train", "val", "test")
 class Measure:
     """What is computed at every evaluation, on the device, for each split that has examples.
 
-    Always: loss, accuracy, top-5 accuracy, Brier, ECE (equal width), confidence, entropy, the share of tied argmaxes, and
-    loss and accuracy by class-frequency group.
+    Always: loss, accuracy, top-5 accuracy, Brier, ECE (equal width), confidence, entropy, the share of tied argmaxes,
+    and loss and accuracy by class-frequency group.
     """
 
     splits: tuple[str, ...] = SPLITS
@@ -109,7 +109,7 @@ class TrainConfig:
 
 
 def _log_spaced(total: int, count: int) -> np.ndarray:
-    """0, then ``count`` distinct whole steps, as evenly spaced in log(step) as whole numbers allow, ending at ``total``."""
+    """0, then ``count`` distinct whole steps up to ``total``, as even in log(step) as whole numbers allow."""
     cuts = [0]
     for done in range(count):
         left = count - done

@@ -1,0 +1,144 @@
+"""Expected calibration error: always with its binning, and with what a calibrated model would show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from lossjax.analysis.calibration import checked, scores
+from lossjax.analysis.interval import Interval
+from lossjax.analysis.resampling import mean_interval
+
+Scheme = Literal["width", "mass"]
+NULL_DRAWS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationError:
+    """An expected calibration error and its null distribution.
+
+    Attributes:
+        estimate: with an interval that takes the sign of each bin's gap for given. It is too narrow and too high near
+            calibration, where ``p_value`` is what to read.
+        null_mean: the mean for a calibrated model with these confidences: it is not 0.
+        p_value: one-sided, that a calibrated model shows at least this.
+        squared: whether ``estimate`` is the debiased squared error, whose null mean is about 0.
+    """
+
+    estimate: Interval
+    null_mean: float
+    p_value: float
+    bins: int
+    scheme: Scheme
+    squared: bool
+
+
+def ece(
+    logits: Float[np.ndarray, "example class"],
+    labels: Int[np.ndarray, " example"],
+    *,
+    bins: int = 15,
+    scheme: Scheme = "width",
+    debias: bool = False,
+    level: float = 0.95,
+    seed: int = 0,
+) -> CalibrationError:
+    """Expected calibration error of the top label's confidence.
+
+    Args:
+        bins: of equal width on [0, 1], the upper edge belonging to the bin, as confidence 1.0 to the last; or of equal
+            mass, sorted by confidence.
+        scheme: ``"width"`` or ``"mass"`` (Roelofs et al. 2022).
+        debias: the squared error without its bias instead (Kumar, Liang & Ma 2019, sec. 4); it may be negative and is
+            not cut. A bin with one example adds nothing.
+    """
+    logits, labels = checked(logits, labels)
+    measured = scores(logits, labels)
+    return _error(measured.confidence, measured.correct, bins, scheme, debias, level, seed)
+
+
+def ece_by_group(
+    logits: Float[np.ndarray, "example class"],
+    labels: Int[np.ndarray, " example"],
+    groups: Shaped[np.ndarray, " example"],
+    *,
+    bins: int = 15,
+    scheme: Scheme = "width",
+    debias: bool = False,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[Hashable, CalibrationError]:
+    """The error within each group of examples, as head, middle and tail classes: group → error."""
+    logits, labels = checked(logits, labels)
+    groups = np.asarray(groups)
+    if groups.shape != labels.shape:
+        raise ValueError(f"groups {groups.shape} must name one group for each of the {len(labels)} examples")
+    measured = scores(logits, labels)
+    found: dict[Hashable, CalibrationError] = {}
+    for group in np.unique(groups):
+        chosen = groups == group
+        found[group.item()] = _error(
+            measured.confidence[chosen], measured.correct[chosen], bins, scheme, debias, level, seed
+        )
+    return found
+
+
+def _error(
+    confidence: np.ndarray, correct: np.ndarray, bins: int, scheme: Scheme, debias: bool, level: float, seed: int
+) -> CalibrationError:
+    bin_of = _bins(confidence, bins, scheme)
+    gaps = correct - confidence  # [example]
+    sizes = np.bincount(bin_of, minlength=bins)
+    share = sizes / len(gaps)
+
+    def value(sums: np.ndarray, hits: np.ndarray) -> np.ndarray:
+        """From each bin's sum of gaps and its number of correct examples, the last axis being bins."""
+        mean_gap, rate = sums / np.maximum(sizes, 1), hits / np.maximum(sizes, 1)
+        if not debias:
+            return (share * np.abs(mean_gap)).sum(axis=-1)
+        noise = rate * (1 - rate) / np.maximum(sizes - 1, 1)
+        return (np.where(sizes > 1, share, 0.0) * (mean_gap**2 - noise)).sum(axis=-1)
+
+    sums = np.bincount(bin_of, gaps, minlength=bins)
+    hits = np.bincount(bin_of, correct, minlength=bins)
+    estimate = float(value(sums, hits))
+
+    rng = np.random.default_rng(seed)
+    expected = hits - sums  # of correct examples, were the model calibrated
+    null_hits = np.stack(
+        [np.bincount(bin_of, rng.random(len(gaps)) < confidence, minlength=bins) for _ in range(NULL_DRAWS)]
+    )
+    null = value(null_hits - expected, null_hits)
+    p_value = (1 + np.sum(null >= estimate - 1e-12)) / (1 + NULL_DRAWS)
+
+    mean_gap = sums / np.maximum(sizes, 1)
+    # what one more example like this one would change: the derivative of |gap|, or of its square, in each bin
+    slope = 2 * mean_gap if debias else np.sign(mean_gap)
+    influence = slope[bin_of] * gaps - ((mean_gap**2)[bin_of] if debias else 0.0)
+    around = mean_interval(influence, level=level, seed=seed)
+    return CalibrationError(
+        estimate=Interval(
+            estimate, estimate + (around.low - around.estimate), estimate + (around.high - around.estimate), level
+        ),
+        null_mean=float(null.mean()),
+        p_value=float(p_value),
+        bins=bins,
+        scheme=scheme,
+        squared=debias,
+    )
+
+
+def _bins(confidence: np.ndarray, bins: int, scheme: Scheme) -> Int[np.ndarray, " example"]:
+    if bins < 1:
+        raise ValueError(f"bins={bins} must be at least 1")
+    if scheme == "width":
+        return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    if scheme == "mass":
+        rank = np.empty(len(confidence), dtype=np.int64)
+        rank[np.argsort(confidence, kind="stable")] = np.arange(len(confidence))
+        return rank * bins // len(confidence)
+    raise ValueError(f"scheme={scheme!r} is none of width, mass")

@@ -1,0 +1,69 @@
+"""Intervals of shares and of differences of shares, by their closed forms."""
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from lossjax.analysis.interval import Interval
+
+
+def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927); the total counts every member, non-finite ones too."""
+    _check_count(successes, total, "successes")
+    bounds = stats.binomtest(int(successes), int(total)).proportion_ci(level, method="wilson")
+    return Interval(successes / total, float(bounds.low), float(bounds.high), level)
+
+
+def newcombe(successes_a: int, total_a: int, successes_b: int, total_b: int, *, level: float = 0.95) -> Interval:
+    """Share b minus share a of independent groups, from their Wilson limits (Newcombe 1998, method 10)."""
+    a, b = wilson(successes_a, total_a, level=level), wilson(successes_b, total_b, level=level)
+    difference = b.estimate - a.estimate
+    below = math.hypot(b.estimate - b.low, a.high - a.estimate)
+    above = math.hypot(b.high - b.estimate, a.estimate - a.low)
+    return Interval(difference, difference - below, difference + above, level)
+
+
+def bonett_price(gained: int, lost: int, total: int, *, level: float = 0.95) -> Interval:
+    """Accuracy of b minus accuracy of a on the same examples (Bonett & Price 2012).
+
+    ``gained`` examples are right with b only, ``lost`` with a only. One is added to each count and two to the total, so
+    that the interval keeps its width where few examples differ.
+    """
+    _check_count(gained, total, "gained")
+    _check_count(lost, total, "lost")
+    _check_count(gained + lost, total, "gained + lost")
+    low, high = bonett_price_bounds(np.asarray(gained), np.asarray(lost), total, level=level)
+    return Interval((gained - lost) / total, float(low), float(high), level)
+
+
+def bonett_price_bounds(
+    gained: np.ndarray, lost: np.ndarray, total: int, *, level: float = 0.95
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Bounds of ``bonett_price`` for arrays of counts of one shape; cut to [−1, 1], where differences lie."""
+    up, down = (gained + 1) / (total + 2), (lost + 1) / (total + 2)
+    reach = stats.norm.ppf((1 + level) / 2) * np.sqrt((up + down - (up - down) ** 2) / (total + 2))
+    return np.maximum(up - down - reach, -1.0), np.minimum(up - down + reach, 1.0)
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """Exact two-sided p that b is right as often as a, given the discordant examples (McNemar 1947)."""
+    return float(stats.binomtest(int(gained), int(gained + lost)).pvalue) if gained + lost else 1.0
+
+
+def differs_from(
+    shares: Float[np.ndarray, "..."], total: int, null_share: float, *, level: float = 0.95
+) -> Bool[np.ndarray, "..."]:
+    """Whether Wilson's interval of each share of ``total`` excludes ``null_share``: the score test, hence no bounds."""
+    if not 0 <= null_share <= 1:
+        raise ValueError(f"null_share={null_share} must lie in [0, 1]")
+    reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(null_share * (1 - null_share) / total)
+    return np.abs(np.asarray(shares) - null_share) > reach
+
+
+def _check_count(count: int, total: int, name: str) -> None:
+    if total < 1:
+        raise ValueError(f"total={total} must be at least 1")
+    if not 0 <= count <= total:
+        raise ValueError(f"{name}={count} must lie in 0 … total={total}")

@@ -1,0 +1,60 @@
+"""What a design can show at all, and p-values of several contrasts of one claim."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from lossjax.analysis.interval import Interval
+
+
+def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """Adjusted p-values that keep the family-wise error (Holm 1979): reject where they are at most alpha.
+
+    For maps of many cells use ``scipy.stats.false_discovery_control``.
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
+        raise ValueError("p_values is an array [test] of numbers in [0, 1]; at least one is not")
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def smallest_attainable_p(num_seeds: int, num_seeds_b: int | None = None) -> float:
+    """The least two-sided p of an exact test: sign flips of pairs or, with two numbers of seeds, permutations.
+
+    With 5 pairs no exact test reaches 0.05: 2·2⁻⁵ = 0.0625.
+    """
+    for name, count in (("num_seeds", num_seeds), ("num_seeds_b", num_seeds_b)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
+    arrangements = 2**num_seeds if num_seeds_b is None else math.comb(num_seeds + num_seeds_b, num_seeds)
+    return min(1.0, 2 / arrangements)
+
+
+def detectable_effect(standard_deviation: float, num_seeds: int, *, level: float = 0.95, power: float = 0.8) -> float:
+    """The mean difference that pairs with this spread show at ``level`` with ``power``: (t₁₋α⸝₂ + t_power)·s/√n."""
+    if num_seeds < 2:
+        raise ValueError(f"num_seeds={num_seeds} has no spread to judge by; two or more are needed")
+    quantiles = stats.t.ppf([(1 + level) / 2, power], num_seeds - 1)
+    return float(quantiles.sum() * standard_deviation / math.sqrt(num_seeds))
+
+
+def number_needed(variance: float, delta: float, *, level: float = 0.95, power: float = 0.8) -> float:
+    """Examples with which an unchanged mean would be shown to lie within ±δ: about 8.6 · variance/δ².
+
+    ``variance`` is that of the paired difference of one example; for accuracies it is the discordant share.
+    Two one-sided tests at ``1 − level``, each of which must succeed (Schuirmann 1987).
+    """
+    if delta <= 0:
+        raise ValueError(f"delta={delta} must be > 0")
+    return float(stats.norm.ppf([level, (1 + power) / 2]).sum() ** 2 * variance / delta**2)
+
+
+def smallest_flat_delta(interval: Interval) -> float:
+    """The least δ at which this difference would be classed flat; the interval is the 90 % one."""
+    return max(abs(interval.low), abs(interval.high))

@@ -1,0 +1,203 @@
+"""The ``lossjax`` command. It starts jax only where something is trained."""
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from lossjax.analysis.findings import Findings
+    from lossjax.sweeps.experiment import Experiment, Scale
+
+PARTS_FAILED, WRONG_INPUT = 1, 2  # exit codes; stopped on request is signals.STOPPED, 75
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    smoke: bool = False
+    """Seconds instead of minutes: a few small members, in a folder of their own (<experiment>-smoke)."""
+    seeds: int | None = None
+    """Another number of seeds; more than are stored only adds members."""
+    results: Path = Path("results")
+    """Where results are kept."""
+    checkpoint_seconds: float = 30.0
+    """How often the members in training are kept."""
+    mix_versions: bool = False
+    """Add to results that another version of lossjax or jax made."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(RunOptions):
+    """Train what an experiment lacks, analyse, draw and write its report. The same command goes on after a stop."""
+
+    experiment: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=True)
+    """An experiment file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far the results in a folder are, in members: planned = done + nonfinite + failed + pending."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """An experiment's folder, or the folder of all results."""
+    json: bool = False
+    """As JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Draw an experiment's figures and report again from its committed summary and tables; nothing is trained."""
+
+    experiment: Annotated[Path, tyro.conf.Positional]
+    """An experiment file."""
+    results: Path = Path("results")
+    """Where results are kept."""
+    smoke: bool = False
+    """Of the smoke run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claims:
+    """The ledger of claims: where each was tested, its estimate with interval, seeds and verdict, as Markdown."""
+
+    results: Annotated[Path, tyro.conf.Positional] = Path("results")
+    """The folder of all results."""
+
+
+Command = (
+    Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Claims, tyro.conf.subcommand("claims")]
+)
+
+
+def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None = None) -> None:
+    """The command line; with an experiment, that of its own file (``python experiments/x.py --smoke``).
+
+    Exit codes: 0 done; 1 parts failed; 2 wrong input, with one line that says what; 75 stopped on request.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if experiment is not None:
+        options = tyro.cli(RunOptions, args=arguments, description=experiment.question)
+        sys.exit(_explained(lambda: _run(experiment, options)))
+    command: Command = tyro.cli(Command, prog="lossjax", args=arguments)
+    match command:
+        case Run():
+            sys.exit(_explained(lambda: _run(_load(command.experiment), command)))
+        case Status():
+            sys.exit(_explained(lambda: _status(command)))
+        case Figures():
+            sys.exit(_explained(lambda: _figures(_load(command.experiment), command)))
+        case Claims():
+            sys.exit(_explained(lambda: _claims(command)))
+
+
+def _explained(action: Callable[[], int]) -> int:
+    """Runs an action; what a user can mend becomes one message and an exit code, anything else keeps its traceback."""
+    try:
+        return action()
+    except (ValueError, ImportError, FileNotFoundError, PermissionError, MemoryError) as error:
+        print(f"lossjax: {error}", file=sys.stderr)
+        return WRONG_INPUT
+
+
+def _load(path: Path) -> "Experiment":
+    from lossjax.sweeps.experiment import load_experiment
+
+    return load_experiment(path)
+
+
+def _run(experiment: "Experiment", options: RunOptions) -> int:
+    from lossjax.sweeps import run, signals, store
+
+    scale: Scale = "smoke" if options.smoke else "full"
+    root = _root(experiment, options.results, options.smoke)
+    sweep = experiment.sweep(scale)
+    if options.seeds is not None:
+        sweep = sweep.with_seeds(options.seeds)
+    try:
+        run.run_sweep(
+            sweep,
+            root,
+            experiment=experiment.name,
+            scale=scale,
+            command=shlex.join(["lossjax", *sys.argv[1:]]),
+            checkpoint_seconds=options.checkpoint_seconds,
+            mix_versions=options.mix_versions,
+        )
+    except signals.Stopped as stopped:
+        print(f"lossjax: {stopped}", file=sys.stderr)
+        return signals.STOPPED
+    except run.PartsFailed as failed:
+        print(f"lossjax: {failed}", file=sys.stderr)
+        return PARTS_FAILED
+    print(f"analysing {root}", file=sys.stderr)
+    findings = experiment.analyse(store.load(root))
+    _publish(experiment, dataclasses.replace(findings, meta={**store.cost(root), **findings.meta}), root)
+    return 0
+
+
+def _figures(experiment: "Experiment", options: Figures) -> int:
+    from lossjax.reports.report import read_findings
+
+    root = _root(experiment, options.results, options.smoke)
+    _publish(experiment, read_findings(root), root)
+    return 0
+
+
+def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None:
+    """Writes what is committed: summary.json, tables, figures, and the report that shows them."""
+    from lossjax.reports.plots import save
+    from lossjax.reports.report import estimate_text, write_findings, write_report
+
+    write_findings(findings, root)
+    drawn = []
+    for name, figure in experiment.plot(findings).items():
+        save(figure.figure, root / name)
+        drawn.append((f"{name}.png", figure.caption))
+    report = write_report(experiment.name, experiment.question, findings, drawn, root)
+    for verdict in findings.verdicts:
+        print(
+            f"{verdict.claim} {verdict.outcome}: {verdict.contrast} {estimate_text(verdict.estimate)} ({verdict.where})"
+        )
+    print(report)
+
+
+def _status(options: Status) -> int:
+    from lossjax.sweeps import store
+
+    folder: Path = options.folder
+    if not (folder / "plan.json").exists() and list(folder.glob("*/plan.json")):
+        found = {path.parent.name: store.status(path.parent) for path in sorted(folder.glob("*/plan.json"))}
+    else:
+        found = {folder.resolve().name: store.status(folder)}
+    if options.json:
+        content = next(iter(found.values())) if (folder / "plan.json").exists() else found
+        print(json.dumps(content, indent=1))
+        return 0
+    for name, status in found.items():
+        print(f"{name}: {_counts(status)}")
+        for cell, counts in status["cells"].items():
+            print(f"  {cell}: {_counts(counts)}")
+    return 0
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{counts[key]} {key}" for key in ("planned", "done", "nonfinite", "failed", "pending"))
+
+
+def _claims(options: Claims) -> int:
+    from lossjax.reports.report import ledger
+
+    print(ledger(options.results), end="")
+    return 0
+
+
+def _root(experiment: "Experiment", results: Path, smoke: bool) -> Path:
+    return results / (f"{experiment.name}-smoke" if smoke else experiment.name)

@@ -1,0 +1,85 @@
+"""One-dimensional convolutional network with residual layers (He et al. 2016)."""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lossjax.models.model import (
+    Inputs,
+    check_choice,
+    check_counts,
+    drop,
+    layer_norm,
+    pool,
+    required_classes,
+    time_steps,
+)
+
+Pooling = Literal["mean", "last"]
+
+
+class Conv(nn.Module):
+    """Residual layers of normalisation, convolution over time and GELU; then pooling and a linear layer.
+
+    Features enter through a linear layer, tokens through learned vectors. A layer's output at a step depends on
+    ``kernel_size`` steps around it; steps before the start, after the end or left out by the mask count as zeros.
+    Dropout is applied on each residual branch.
+    """
+
+    width: int
+    kernel_size: int = 5
+    layers: int = 2
+    pooling: Pooling = "mean"
+    num_classes: int | None = None
+    num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(self, "width", "kernel_size", "layers", "num_classes", "num_tokens")
+        check_choice(self, "pooling", get_args(Pooling))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Inputs,
+        mask: Bool[Array, "batch time"] | None = None,
+        *,
+        dropout_rate: Float[Array, ""] | None = None,
+    ) -> Float[Array, "batch class"]:
+        num_classes = required_classes(self)
+        values = time_steps(inputs, mask, self.num_tokens, self.width)
+        if self.num_tokens is None:
+            values = nn.Dense(self.width, name="features")(values)
+        for index in range(self.layers):
+            branch = layer_norm(f"norm_{index}")(values)
+            if mask is not None:
+                # the normalisation's bias has made padding non-zero
+                branch = jnp.where(mask[..., None], branch, 0.0)
+            branch = Convolution(self.width, self.kernel_size, name=f"convolution_{index}")(branch)
+            values = values + drop(self, jax.nn.gelu(branch, approximate=False), dropout_rate)
+        pooled = pool(layer_norm("norm")(values), mask, self.pooling)
+        return nn.Dense(num_classes, name="output")(pooled)
+
+
+class Convolution(nn.Module):
+    """``nn.Conv(width, (kernel_size,), padding="SAME")`` with the same parameters, as patches times a matrix.
+
+    Mapped over weights, ``nn.Conv`` becomes a grouped convolution, many times slower than a batched product.
+    """
+
+    width: int
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "batch time feature"]) -> Float[Array, "batch time width"]:
+        num_steps, num_features = values.shape[1:]
+        before = (self.kernel_size - 1) // 2
+        padded = jnp.pad(values, ((0, 0), (before, self.kernel_size - 1 - before), (0, 0)))
+        patches = jnp.concatenate([padded[:, at : at + num_steps] for at in range(self.kernel_size)], axis=-1)
+        # variance 1 / (kernel_size * features), as nn.Conv draws it
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.kernel_size, num_features, self.width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        return patches @ kernel.reshape(-1, self.width) + bias

@@ -1,0 +1,233 @@
+"""Long short-term memory (Hochreiter & Schmidhuber 1997), with PyTorch's parameters and initial distribution."""
+
+import math
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lossjax.models.model import (
+    Initializer,
+    Inputs,
+    check_choice,
+    check_counts,
+    drop,
+    pool,
+    required_classes,
+    symmetric_uniform,
+    time_steps,
+)
+
+Pooling = Literal["last", "mean"]
+Initialization = Literal["torch", "glorot"]
+
+
+class LSTM(nn.Module):
+    """Stacked LSTM layers, pooled over time, and one linear layer to the logits.
+
+    A layer's parameters have PyTorch's names and layout (``weight_ih`` [4 hidden, feature], ``weight_hh``
+    [4 hidden, hidden], ``bias_ih`` and ``bias_hh`` [4 hidden], gates in the order input, forget, cell, output), so
+    weights copy across; the two biases are separate because Adam updates each. A step that the mask leaves out changes
+    neither hidden nor cell state. Dropout is applied to the outputs of every layer but the last, and to the pooled
+    output.
+
+    ``initializer="torch"`` draws every parameter from U(-1/√hidden, 1/√hidden) (``torch.nn.LSTM``, and
+    ``torch.nn.Linear`` for the output). ``"glorot"`` draws each gate's matrices from U(-r, r), r = √(6 / (fan in +
+    fan out)) (Glorot & Bengio 2010, eq. 16) and sets biases to 0.
+    """
+
+    hidden: int
+    layers: int = 1
+    pooling: Pooling = "last"
+    initializer: Initialization = "torch"
+    embedding: int | None = None  # width of a token's vector; None: hidden
+    num_classes: int | None = None
+    num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(self, "hidden", "layers", "embedding", "num_classes", "num_tokens")
+        check_choice(self, "pooling", get_args(Pooling))
+        check_choice(self, "initializer", get_args(Initialization))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Inputs,
+        mask: Bool[Array, "batch time"] | None = None,
+        *,
+        dropout_rate: Float[Array, ""] | None = None,
+    ) -> Float[Array, "batch class"]:
+        num_classes = required_classes(self)
+        steps = time_steps(inputs, mask, self.num_tokens, self.embedding or self.hidden)
+        # time first, because the layers loop over it
+        values = jnp.swapaxes(steps, 0, 1)
+        exists = None if mask is None else mask.T
+        for index in range(self.layers):
+            if index > 0:
+                values = drop(self, values, dropout_rate)
+            layer = _Parameters(self.hidden, self.initializer, name=f"layer_{index}")
+            values, last = lstm_layer(values, *layer(values.shape[-1]), exists)
+        pooled = last if self.pooling == "last" else pool(jnp.swapaxes(values, 0, 1), mask, self.pooling)
+        weights, biases = _output_initializers(self.initializer, self.hidden)
+        output = nn.Dense(num_classes, kernel_init=weights, bias_init=biases, name="output")
+        return output(drop(self, pooled, dropout_rate))
+
+
+def lstm_layer(
+    inputs: Float[Array, "time batch feature"],
+    weight_ih: Float[Array, "gate feature"],
+    weight_hh: Float[Array, "gate hidden"],
+    bias_ih: Float[Array, " gate"],
+    bias_hh: Float[Array, " gate"],
+    mask: Bool[Array, "time batch"] | None = None,
+) -> tuple[Float[Array, "time batch hidden"], Float[Array, "batch hidden"]]:
+    """One LSTM layer's hidden states, and the last of them, from zero initial states.
+
+    ``gate`` is 4 hidden, in the order i, f, g, o; the equations are those of ``torch.nn.LSTM``. Where ``mask`` is
+    False, a step repeats the states before it, so the last state is that of the last step that exists. Gradients are
+    reverse-mode only (``jax.grad``, not ``jax.jvp``).
+    """
+    # one matrix for [x, 1, h]: one product a step, and one product for all weight gradients
+    weights = jnp.concatenate([weight_ih, (bias_ih + bias_hh)[:, None], weight_hh], axis=1)
+    scaled = weights * _gate_scale(weight_hh.shape[1])[:, None]
+    return _recurrence(jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1), scaled, mask)
+
+
+def _gate_scale(hidden: int) -> np.ndarray:
+    """[gate]: ½ for the sigmoid gates. sigmoid(z) = ½ + ½ tanh(z/2), so that one tanh serves all four."""
+    return np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
+
+
+# ---- The recurrence and its gradient ------------------------------------------------------------------------------
+#
+# Plain autodiff would save every intermediate of a step and add up the weight gradients step by step. Here the forward
+# scan keeps the four tanh values, the cell states and their tanh; the reverse scan only makes the gradients dz of the
+# scaled pre-activations; weights and inputs then take one product each over all steps. The product for the inputs
+# stands outside the scan, so that the compiler drops it where nobody needs their gradient. The last state is an output
+# of its own: where only it is used, neither the scan's stack of outputs nor its gradient remains in the program.
+
+
+@jax.custom_vjp
+def _recurrence(
+    inputs: Float[Array, "time batch feature"],  # the last feature is 1, for the bias
+    weights: Float[Array, "gate joined"],  # joined = feature + hidden; scaled by _gate_scale
+    mask: Bool[Array, "time batch"] | None,
+) -> tuple[Float[Array, "time batch hidden"], Float[Array, "batch hidden"]]:
+    outputs, last, _ = _scan(inputs, weights, mask, save=False)
+    return outputs, last
+
+
+def _forward(inputs: Array, weights: Array, mask: Array | None) -> tuple[tuple[Array, Array], tuple]:
+    outputs, last, saved = _scan(inputs, weights, mask, save=True)
+    return (outputs, last), (inputs, weights, mask, outputs, saved)
+
+
+def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, Array, None]:
+    d_outputs, d_last = gradients
+    inputs, weights, mask, outputs, (activations, cells, cell_tanhs) = residuals
+    num_features = inputs.shape[-1]
+    recurrent = weights[:, num_features:]
+
+    def step(carry: tuple[Array, Array], saved: tuple) -> tuple[tuple[Array, Array], Array]:
+        d_hidden, d_cell = carry
+        d_output, activation, previous_cell, cell_tanh, exists = saved
+        d_hidden = d_hidden + d_output
+        if exists is not None:
+            held = (jnp.where(exists, 0.0, d_hidden), jnp.where(exists, 0.0, d_cell))
+            d_hidden, d_cell = jnp.where(exists, d_hidden, 0.0), jnp.where(exists, d_cell, 0.0)
+        input_gate, forget_gate, candidate, output_gate = _gates(activation)
+        d_cell = d_cell + d_hidden * output_gate * (1.0 - cell_tanh**2)
+        d_gates = jnp.concatenate(
+            [0.5 * d_cell * candidate, 0.5 * d_cell * previous_cell, d_cell * input_gate, 0.5 * d_hidden * cell_tanh],
+            axis=-1,
+        )
+        dz = d_gates * (1.0 - activation**2)
+        d_hidden, d_cell = dz @ recurrent, d_cell * forget_gate
+        if exists is not None:
+            d_hidden, d_cell = d_hidden + held[0], d_cell + held[1]
+        return (d_hidden, d_cell), dz
+
+    start = jnp.zeros_like(outputs[0])
+    exists = None if mask is None else mask[..., None]
+    previous_cells = jnp.concatenate([start[None], cells[:-1]])
+    _, dz = jax.lax.scan(
+        step, (d_last, start), (d_outputs, activations, previous_cells, cell_tanhs, exists), reverse=True
+    )
+    joined = jnp.concatenate([inputs, jnp.concatenate([start[None], outputs[:-1]])], axis=-1)
+    d_weights = jnp.einsum("tbg,tbj->gj", dz, joined)
+    d_inputs = dz @ weights[:, :num_features]
+    return d_inputs, d_weights, None
+
+
+_recurrence.defvjp(_forward, _backward)
+
+
+def _scan(inputs: Array, weights: Array, mask: Array | None, *, save: bool) -> tuple[Array, Array, tuple | None]:
+    """Hidden states and the last of them; with ``save`` also what the gradient needs, each [time, batch, ...].
+
+    That is the tanh of the scaled pre-activations, the cell states, and their tanh.
+    """
+    hidden = weights.shape[0] // 4
+    transposed = weights.T
+
+    def step(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], tuple]:
+        previous_state, previous_cell = carry
+        features, exists = at
+        activation = jnp.tanh(jnp.concatenate([features, previous_state], axis=-1) @ transposed)
+        input_gate, forget_gate, candidate, output_gate = _gates(activation)
+        cell = forget_gate * previous_cell + input_gate * candidate
+        cell_tanh = jnp.tanh(cell)
+        state = output_gate * cell_tanh
+        if exists is not None:
+            state, cell = jnp.where(exists, state, previous_state), jnp.where(exists, cell, previous_cell)
+        return (state, cell), (state, (activation, cell, cell_tanh) if save else None)
+
+    start = jnp.zeros((inputs.shape[1], hidden), inputs.dtype)
+    exists = None if mask is None else mask[..., None]
+    (last, _), (outputs, saved) = jax.lax.scan(step, (start, start), (inputs, exists))
+    return outputs, last, saved
+
+
+def _gates(activation: Float[Array, "batch gate"]) -> tuple[Array, Array, Array, Array]:
+    """Input gate, forget gate, candidate and output gate from the tanh of the scaled pre-activations."""
+    input_tanh, forget_tanh, candidate, output_tanh = jnp.split(activation, 4, axis=-1)
+    return 0.5 + 0.5 * input_tanh, 0.5 + 0.5 * forget_tanh, candidate, 0.5 + 0.5 * output_tanh
+
+
+# ---- Parameters ---------------------------------------------------------------------------------------------------
+
+
+class _Parameters(nn.Module):
+    """One layer's parameters, with PyTorch's names and shapes."""
+
+    hidden: int
+    initializer: Initialization
+
+    @nn.compact
+    def __call__(self, num_features: int) -> tuple[Array, Array, Array, Array]:
+        gate = 4 * self.hidden
+        if self.initializer == "torch":
+            drawn = symmetric_uniform(1.0 / math.sqrt(self.hidden))
+            into, across, biases = drawn, drawn, drawn
+        else:
+            # fans of one gate: the four matrices are stacked, not one matrix of 4 hidden rows
+            into = symmetric_uniform(math.sqrt(6.0 / (num_features + self.hidden)))
+            across = symmetric_uniform(math.sqrt(6.0 / (2 * self.hidden)))
+            biases = nn.initializers.zeros_init()
+        return (
+            self.param("weight_ih", into, (gate, num_features)),
+            self.param("weight_hh", across, (gate, self.hidden)),
+            self.param("bias_ih", biases, (gate,)),
+            self.param("bias_hh", biases, (gate,)),
+        )
+
+
+def _output_initializers(name: Initialization, hidden: int) -> tuple[Initializer, Initializer]:
+    if name == "torch":
+        drawn = symmetric_uniform(1.0 / math.sqrt(hidden))
+        return drawn, drawn
+    return nn.initializers.glorot_uniform(), nn.initializers.zeros_init()

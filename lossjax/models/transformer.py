@@ -1,0 +1,116 @@
+"""Transformer encoder, pre-norm (Vaswani et al. 2017; Xiong et al. 2020, fig. 1b)."""
+
+from typing import Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lossjax.models.model import (
+    Inputs,
+    check_choice,
+    check_counts,
+    drop,
+    layer_norm,
+    pool,
+    required_classes,
+    time_steps,
+)
+
+Pooling = Literal["mean", "last", "first"]
+Positions = Literal["learned", "sinusoidal"]
+
+
+class Transformer(nn.Module):
+    """Encoder layers of self-attention and a GELU network, a final normalisation, pooling and a linear layer.
+
+    Features enter through a linear layer, tokens through learned vectors; positions are added to both. Every step
+    attends to all steps that exist. Learned positions are as many as the input at initialisation has steps: later
+    inputs may be shorter, not longer. Dropout is applied after the positions and on both residual branches of a layer.
+    """
+
+    width: int
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 4  # hidden width of a layer's network, in multiples of width
+    pooling: Pooling = "mean"
+    positions: Positions = "learned"
+    num_classes: int | None = None
+    num_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(self, "width", "layers", "heads", "mlp_ratio", "num_classes", "num_tokens")
+        check_choice(self, "pooling", get_args(Pooling))
+        check_choice(self, "positions", get_args(Positions))
+        if self.width % self.heads:
+            raise ValueError(
+                f"width={self.width} is not a multiple of heads={self.heads}; each head takes an equal share"
+            )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ValueError(
+                f"width={self.width} is odd; sinusoidal positions are pairs of sine and cosine: make it even"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Inputs,
+        mask: Bool[Array, "batch time"] | None = None,
+        *,
+        dropout_rate: Float[Array, ""] | None = None,
+    ) -> Float[Array, "batch class"]:
+        num_classes = required_classes(self)
+        values = time_steps(inputs, mask, self.num_tokens, self.width)
+        if self.num_tokens is None:
+            values = nn.Dense(self.width, name="features")(values)
+        values = drop(self, values + self._position_vectors(values.shape[1]), dropout_rate)
+        for index in range(self.layers):
+            layer = _EncoderLayer(self.heads, self.mlp_ratio * self.width, name=f"layer_{index}")
+            values = layer(values, mask, dropout_rate)
+        pooled = pool(layer_norm("norm")(values), mask, self.pooling)
+        return nn.Dense(num_classes, name="output")(pooled)
+
+    def _position_vectors(self, num_steps: int) -> Float[Array, "time width"]:
+        if self.positions == "sinusoidal":
+            return jnp.asarray(sinusoids(num_steps, self.width))
+        # an apply may have fewer steps than the parameter has positions, which self.param would refuse
+        if self.has_variable("params", "positions"):
+            table: Array = self.get_variable("params", "positions")
+        else:
+            table = self.param("positions", nn.initializers.normal(0.02), (num_steps, self.width))
+        if num_steps > len(table):
+            raise ValueError(
+                f"inputs have {num_steps} time steps but {len(table)} positions were learned; "
+                'initialise with the longest input, or take positions="sinusoidal"'
+            )
+        return table[:num_steps]
+
+
+class _EncoderLayer(nn.Module):
+    heads: int
+    mlp_width: int
+
+    @nn.compact
+    def __call__(self, values: Array, mask: Array | None, dropout_rate: Array | None) -> Array:
+        batch, time, width = values.shape
+        joined = nn.Dense(3 * width, name="query_key_value")(layer_norm("attention_norm")(values))
+        query, key, value = (
+            part.reshape(batch, time, self.heads, width // self.heads) for part in jnp.split(joined, 3, axis=-1)
+        )
+        # [batch, head, query, key]: who attends does not matter, a step that does not exist is never attended to
+        attended_to = None if mask is None else mask[:, None, None, :]
+        attended = jax.nn.dot_product_attention(query, key, value, mask=attended_to).reshape(batch, time, width)
+        values = values + drop(self, nn.Dense(width, name="projection")(attended), dropout_rate)
+        hidden = nn.Dense(self.mlp_width, name="mlp_in")(layer_norm("mlp_norm")(values))
+        hidden = jax.nn.gelu(hidden, approximate=False)
+        return values + drop(self, nn.Dense(width, name="mlp_out")(hidden), dropout_rate)
+
+
+def sinusoids(num_steps: int, width: int) -> np.ndarray:
+    """[time, width] float32: sines in the even columns, cosines in the odd ones (Vaswani et al. 2017, sec. 3.5)."""
+    wavelengths = 10_000.0 ** (np.arange(0, width, 2) / width)
+    angles = np.arange(num_steps)[:, None] / wavelengths
+    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(num_steps, width).astype(np.float32)

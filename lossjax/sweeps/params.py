@@ -1,0 +1,60 @@
+"""Kept parameters of chosen members, and the way back to a Flax model."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from lossjax import models
+from lossjax.sweeps import checkpoint, store
+from lossjax.sweeps.plan import read_plan
+
+PARAMS = "params/"
+
+
+def load_model(root: str | Path, cell: str, member: int, model: nn.Module | None = None) -> tuple[nn.Module, Any]:
+    """A trained member: ``(network, variables)``, to be used as ``network.apply(variables, inputs)``.
+
+    Args:
+        root: the experiment's folder.
+        member: one of the Sweep's ``keep_params``.
+        model: needed for a model of your own; those of ``lossjax.models`` are made from what the store says.
+
+    Raises:
+        ValueError: the member's parameters were not kept, or the model is not lossjax's own.
+    """
+    plan = read_plan(root).cell(cell)
+    folder = _folder(store.cell_folder(root, plan), member)
+    if not folder.exists():
+        kept = sorted(int(path.name) for path in folder.parent.glob("[0-9]*"))
+        raise ValueError(
+            f"parameters of member {member} of cell {cell!r} were not kept; kept are {kept or 'none'}: name members in "
+            "Sweep(keep_params=…) before they are trained"
+        )
+    info = next(store.manifests(root, plan))["info"]
+    if model is None:
+        fields = dict(info["model"])
+        kind = fields.pop("type")
+        if kind not in models.__all__:
+            raise ValueError(f"{kind} is not a model of lossjax.models; give it as model=")
+        model = getattr(models, kind)(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
+    missing = {name for name in ("num_classes", "num_tokens") if getattr(model, name, None) is None}
+    network = model.clone(**{name: info[name] for name in missing})
+    return network, {"params": checkpoint.load_params(folder)}
+
+
+def keep_params(cell_folder: Path, member: int, params: Mapping[str, np.ndarray], row: int) -> None:
+    """Stores one member's parameters; ``params`` maps ``params/<path>`` to arrays [member, …]."""
+    folder = _folder(cell_folder, member)
+    # left by a run that was killed between this and the part's commit; the bytes would be the same
+    shutil.rmtree(folder, ignore_errors=True)
+    flat = {tuple(name[len(PARAMS) :].split("/")): array[row] for name, array in params.items()}
+    checkpoint.save_params(folder, traverse_util.unflatten_dict(flat))
+
+
+def _folder(cell_folder: Path, member: int) -> Path:
+    return cell_folder / "params" / f"{member:08}"

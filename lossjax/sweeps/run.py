@@ -1,0 +1,210 @@
+"""Running a sweep, part by part, with progress, checkpoints and stops; what is stored is not done again."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lossjax import devices
+from lossjax.identity import digest
+from lossjax.sweeps import checkpoint, store
+from lossjax.sweeps.params import PARAMS, keep_params
+from lossjax.sweeps.plan import CellPlan, plan_changes, write_plan
+from lossjax.sweeps.progress import Meter
+from lossjax.sweeps.provenance import versions
+from lossjax.sweeps.signals import Stopped, StopRequest, stop_request
+from lossjax.sweeps.sweep import Sweep
+from lossjax.training.population import (
+    Members,
+    Program,
+    Snapshot,
+    as_history,
+    check_cell,
+    compile_cell,
+    train_members,
+)
+from lossjax.training.train import Cell
+
+CHECKPOINT_SECONDS = 30.0
+
+
+class PartsFailed(RuntimeError):
+    """Some parts could not be trained; the others are kept."""
+
+
+def run_sweep(
+    sweep: Sweep,
+    root: Path,
+    *,
+    experiment: str,
+    scale: str,
+    command: str,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    mix_versions: bool = False,
+) -> None:
+    """Trains what the folder ``root`` lacks of a sweep.
+
+    Args:
+        checkpoint_seconds: how often the part in training is kept.
+        mix_versions: add to parts that another version of lossjax or jax made.
+
+    Raises:
+        ValueError: the sweep does not fit its tasks, or the folder is foreign, damaged, unwritable or being written.
+        MemoryError: a cell needs more memory than there is.
+        Stopped: SIGINT or SIGTERM came; everything up to a checkpoint is kept.
+        PartsFailed: parts ended in an error; each is noted in the store, and the next run tries them again.
+    """
+    store.prepare(root)
+    devices.start()
+    plans = {}
+    for name, cell in sweep.cells.items():
+        members, description = sweep.members(name), sweep.description(name)
+        check_cell(cell, members)
+        plans[name] = CellPlan(name, digest(description), len(members), description)
+    with store.lock(root), stop_request() as stop:
+        changes = plan_changes(root, plans.values())
+        if changes:
+            print(f"changes to the plan in {root}:\n{changes}", file=sys.stderr)
+        write_plan(root, plans.values(), experiment=experiment, scale=scale, command=command)
+        failures = []
+        for plan in plans.values():
+            missing = store.missing(root, plan, sweep.part_size)
+            if not missing:
+                continue
+            if not mix_versions:
+                store.check_versions(root, plan, versions())
+            failure = _run_cell(sweep, plan, missing, root, stop, checkpoint_seconds)
+            if failure is not None:
+                failures.append(failure)
+    if failures:
+        raise PartsFailed("\n".join(failures) + "\nthe other parts are kept; the same command tries these again")
+
+
+def _run_cell(
+    sweep: Sweep,
+    plan: CellPlan,
+    missing: list[tuple[int, int]],
+    root: Path,
+    stop: StopRequest,
+    checkpoint_seconds: float,
+) -> str | None:
+    """Trains and commits the missing parts of a cell; what went wrong with one, or None."""
+    cell, members = sweep.cells[plan.name], sweep.members(plan.name)
+    # on an accelerator the last bits depend on the tile, so a cell keeps the one that it began with
+    tile = next((manifest["tile"] for manifest in store.manifests(root, plan)), None)
+    program = compile_cell(cell, members, tile=tile)
+    num_left = sum(last - first for first, last in missing)
+    num_done = len(members) - num_left
+    total, evaluating = 0.0, 0.0
+    with Meter(plan.name, len(members), num_done, cell.num_steps) as meter:
+        for first, last in missing:
+            part = _Part(cell, program, root, plan, first, members[slice(first, last)], sweep.keep_params)
+            try:
+                seconds, evaluation_seconds = _run_part(part, meter, num_done, stop, checkpoint_seconds)
+            except Stopped:
+                raise
+            except Exception as error:
+                store.mark_failed(root, plan, first, last, f"{type(error).__name__}: {error}")
+                return f"cell {plan.name}, members {first} … {last - 1}: {type(error).__name__}: {error}"
+            total, evaluating, num_done = total + seconds, evaluating + evaluation_seconds, num_done + last - first
+        meter.say(
+            f"{plan.name}: {num_left} members in {total:.0f} s, {evaluating / total:.0%} of it evaluation; "
+            f"compiled in {program.compile_seconds:.1f} s, tile {program.tile} on {len(program.devices)} device(s)"
+        )
+    return None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """Consecutive members of a cell, from ``first`` on, and where they are kept."""
+
+    cell: Cell
+    program: Program
+    root: Path
+    plan: CellPlan
+    first: int
+    members: Members
+    keep_params: tuple[int, ...]
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.members)
+
+    @property
+    def checkpoints(self) -> Path:
+        return store.checkpoint_folder(self.root, self.plan, self.first, self.last)
+
+    @property
+    def kept_members(self) -> list[int]:
+        return [member for member in self.keep_params if self.first <= member < self.last]
+
+
+def _run_part(
+    part: _Part, meter: Meter, num_done: int, stop: StopRequest, checkpoint_seconds: float
+) -> tuple[float, float]:
+    """Trains and commits a part; the seconds that took, and how many of them went into evaluations."""
+    began = kept = time.monotonic()
+    resume = _restore(part)
+    if resume is not None:
+        meter.skip(resume.num_done * part.cell.num_steps + resume.num_training * resume.step)
+    training = train_members(part.cell, part.members, part.program, resume, with_params=bool(part.kept_members))
+    num_evals = len(part.cell.config.eval_steps(part.cell.sizes["train"]))
+    evaluation_seconds = 0.0
+    while True:
+        try:
+            segment = next(training)
+        except StopIteration as finished:
+            _commit(part, finished.value, time.monotonic() - began, evaluation_seconds)
+            return time.monotonic() - began, evaluation_seconds
+        if segment.step == 0:  # one evaluation and nothing else
+            evaluation_seconds += segment.seconds * num_evals
+        meter.update(segment.member_steps, num_done + segment.members_done, segment.step)
+        if segment.members_done == len(part.members):
+            continue  # the part is about to be committed
+        if stop.received is not None or time.monotonic() - kept >= checkpoint_seconds:
+            _save(part, segment.snapshot())
+            kept = time.monotonic()
+        if stop.received is not None:
+            raise Stopped(f"stopped in cell {part.plan.name} after a checkpoint; the same command goes on from here")
+
+
+def _commit(part: _Part, records: Mapping[str, np.ndarray], elapsed_seconds: float, evaluation_seconds: float) -> None:
+    params = {name: array for name, array in records.items() if name.startswith(PARAMS)}
+    metrics = {name: array for name, array in records.items() if name not in params}
+    for member in part.kept_members:
+        keep_params(store.cell_folder(part.root, part.plan), member, params, member - part.first)
+    history = as_history(part.cell, part.members, metrics)
+    store.commit(
+        part.root,
+        part.plan,
+        part.first,
+        part.last,
+        history.to_arrays(),
+        info=history.info,
+        device=part.program.devices[0].device_kind,
+        num_devices=len(part.program.devices),
+        tile=part.program.tile,
+        elapsed_seconds=elapsed_seconds,
+        evaluation_seconds=evaluation_seconds,
+    )
+
+
+def _save(part: _Part, snapshot: Snapshot) -> None:
+    arrays = {f"done/{name}": array for name, array in snapshot.done.items()}
+    arrays |= {f"state/{path}": array for path, array in snapshot.state.items()}
+    checkpoint.save(part.checkpoints, snapshot.step, arrays)
+
+
+def _restore(part: _Part) -> Snapshot | None:
+    restored = checkpoint.restore(part.checkpoints)
+    if restored is None:
+        return None
+    step, arrays = restored
+    done, state = (
+        {name.removeprefix(folder): array for name, array in arrays.items() if name.startswith(folder)}
+        for folder in ("done/", "state/")
+    )
+    return Snapshot(done, state, step)

@@ -1,0 +1,74 @@
+"""Sweep: named cells times a population. One cell is one compilation and one place in the store."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lossjax.hyperparams import Hyperparams, as_configs
+from lossjax.identity import describe, digest
+from lossjax.keys import Seeds, tied
+from lossjax.training.population import Members, flatten
+from lossjax.training.train import Cell
+
+PART_SIZE = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+    """What an experiment trains.
+
+    Attributes:
+        cells: name → Cell(task, model, config). Names become folder names.
+        hyperparams: for all cells, or name → Hyperparams.
+        seeds: how many tied seeds (0 … seeds-1) or ``Seeds``, for all cells or by name.
+        part_size: members a part, the unit of commit and of resume.
+        keep_params: members of each cell whose final parameters are kept.
+    """
+
+    cells: Mapping[str, Cell]
+    hyperparams: Hyperparams | Mapping[str, Hyperparams]
+    seeds: int | Seeds | Mapping[str, int | Seeds] = 1
+    part_size: int = PART_SIZE
+    keep_params: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise ValueError("a Sweep needs at least one cell")
+        for field in ("hyperparams", "seeds"):
+            value = getattr(self, field)
+            if isinstance(value, Mapping) and set(value) != set(self.cells):
+                raise ValueError(
+                    f"{field} names {sorted(value)} and the cells are {sorted(self.cells)}; name each cell"
+                )
+        if self.part_size < 1:
+            raise ValueError(f"part_size={self.part_size} must be at least 1")
+
+    def with_seeds(self, num_seeds: int) -> "Sweep":
+        """The same sweep with another number of tied seeds; seeds designed otherwise cannot be changed by a number."""
+        for name in self.cells:
+            if self.seeds_of(name).design != "tied":
+                raise ValueError(f"cell {name!r} has seeds of its own design; edit the experiment file to change them")
+        return dataclasses.replace(self, seeds=num_seeds)
+
+    def seeds_of(self, name: str) -> Seeds:
+        seeds = self.seeds[name] if isinstance(self.seeds, Mapping) else self.seeds
+        return seeds if isinstance(seeds, Seeds) else tied(seeds)
+
+    def hyperparams_of(self, name: str) -> Hyperparams:
+        return self.hyperparams[name] if isinstance(self.hyperparams, Mapping) else self.hyperparams
+
+    def members(self, name: str) -> Members:
+        """The cell's population, flattened."""
+        return flatten(self.hyperparams_of(name), self.seeds_of(name))
+
+    def description(self, name: str) -> dict[str, Any]:
+        """Everything a cell's results depend on; its digest names their folder."""
+        cell, seeds = self.cells[name], self.seeds_of(name)
+        return {
+            "task": describe(cell.task),
+            "model": describe(cell.model),
+            "config": describe(cell.config),
+            "hyperparams": describe(as_configs(self.hyperparams_of(name))),
+            # more tied seeds only append members, so their number is no part of what a cell is
+            "seeds": seeds.design if seeds.design == "tied" else f"{seeds.design} {digest(describe(seeds.table))[:12]}",
+        }

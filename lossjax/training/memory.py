@@ -1,0 +1,48 @@
+"""What fits: how many members a tile holds, and how much memory a program needs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lossjax import devices
+from lossjax.training.train import Cell, forward, splits_shape
+
+# members a tile: a CPU gains nothing beyond; an accelerator wants many
+MOST_ON_CPU, MOST_ON_ACCELERATOR = 16, 1024
+
+
+def choose_tile(cell: Cell, fields: tuple[str, ...], num_members: int, chosen: tuple[jax.Device, ...]) -> int:
+    """Members a tile: on a CPU, as many as keep a step's residuals within half of the second-level cache, 2 … 16."""
+    enough = max(2, -(-num_members // len(chosen)))
+    if chosen[0].platform != "cpu":
+        return min(MOST_ON_ACCELERATOR, enough)
+    return min(enough, max(2, min(MOST_ON_CPU, devices.level2_cache() // 2 // residual_bytes(cell, fields))))
+
+
+def residual_bytes(cell: Cell, fields: tuple[str, ...]) -> int:
+    """Bytes that one member's forward pass over a batch keeps for the backward pass."""
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((cell.config.batch_size, *leaf.shape[1:]), leaf.dtype),
+        splits_shape(cell.task).train,
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    rate = jax.ShapeDtypeStruct((), jnp.float32) if "dropout" in fields else None
+
+    def residuals(params: Any, inputs: Array, mask: Array | None, rate: Array | None, key: Array) -> Any:
+        rngs = None if rate is None else {"dropout": key}
+        return jax.vjp(lambda p: forward(cell, p, inputs, mask, rate, rngs), params)[1]
+
+    params = jax.eval_shape(lambda k, x, m: cell.network.init(k, x, m)["params"], key, batch.inputs, batch.mask)
+    shapes = jax.eval_shape(residuals, params, batch.inputs, batch.mask, rate, key)
+    return max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)))
+
+
+def bytes_needed(program: Any) -> int:
+    """What the compiler predicts for a compiled program on one device: arguments, outputs and temporaries."""
+    analysis = program.memory_analysis()
+    if analysis is None:  # a backend that does not say
+        return 0
+    sizes = (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes, analysis.output_size_in_bytes)
+    return int(sum(sizes) - analysis.alias_size_in_bytes)

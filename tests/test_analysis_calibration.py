@@ -1,0 +1,169 @@
+"""Temperature, refinement and calibration: SciPy's minimiser, known posteriors, closed forms and coverage."""
+
+import numpy as np
+import pytest
+from scipy import optimize, special
+
+from lossjax.analysis import calibration
+from lossjax.analysis.calibration_error import ece, ece_by_group
+
+
+def drawn(num_examples, num_classes, scale, seed, spread=1.5):
+    """Logits whose labels come from softmax(logits / scale): the optimum temperature is ``scale``."""
+    rng = np.random.default_rng(seed)
+    truth = spread * rng.normal(size=(num_examples, num_classes))
+    gumbel = rng.gumbel(size=truth.shape)
+    return scale * truth, (truth + gumbel).argmax(axis=1)
+
+
+def test_scores_of_one_example_by_hand():
+    found = calibration.scores(np.log([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]]), np.array([2, 1]))
+    np.testing.assert_allclose(found.loss, -np.log([0.3, 0.4]))
+    np.testing.assert_allclose(found.brier, [0.04 + 0.25 + 0.49, 0.16 + 0.36 + 0.04])
+    np.testing.assert_allclose(found.confidence, [0.5, 0.4])
+    assert found.correct.tolist() == [False, False]  # the tie goes to class 0
+    assert found.tied.tolist() == [False, True]
+
+
+def test_scores_agree_with_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    logits, labels = drawn(200, 4, 2.0, 0)
+    found = calibration.scores(logits, labels)
+    probabilities = special.softmax(logits, axis=1)
+    np.testing.assert_allclose(found.loss.mean(), metrics.log_loss(labels, probabilities))
+    np.testing.assert_allclose(
+        calibration.brier(logits, labels).estimate, ((probabilities - np.eye(4)[labels]) ** 2).sum(1).mean()
+    )
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_temperature_is_scipys_minimum(scale):
+    logits, labels = drawn(300, 5, scale, 1)
+
+    def penalised(log_temperature):
+        z = logits / np.exp(log_temperature)
+        return (special.logsumexp(z, axis=1) - z[np.arange(300), labels]).sum() + log_temperature**2 / 2
+
+    best = optimize.minimize_scalar(
+        penalised, bounds=(-np.log(64), np.log(64)), method="bounded", options={"xatol": 1e-9}
+    )
+    found = calibration.decompose(logits, labels)
+    np.testing.assert_allclose(found.temperature, np.exp(best.x), rtol=1e-5)
+    assert not found.at_edge
+
+
+def test_refinement_is_each_example_at_the_other_folds_temperature():
+    logits, labels = drawn(100, 3, 3.0, 2)
+    found = calibration.decompose(logits, labels, folds=4, seed=5)
+    fold = calibration.assign_folds(logits.argmax(axis=1) == labels, folds=4, seed=5)
+    for k in range(4):
+        rest = calibration.decompose(logits[fold != k], labels[fold != k])
+        np.testing.assert_allclose(found.fold_temperatures[k], rest.temperature, rtol=1e-6)
+        scaled = calibration.scores(logits[fold == k] / rest.temperature, labels[fold == k])
+        np.testing.assert_allclose(found.refined[fold == k], scaled.loss, rtol=1e-6)
+    np.testing.assert_allclose(found.loss.estimate, found.refinement.estimate + found.calibration.estimate)
+
+
+def test_an_edge_is_reported():
+    rng = np.random.default_rng(3)
+    noise = 1e4 * rng.normal(size=(400, 2))  # labels have nothing to do with huge logits
+    assert calibration.decompose(noise, rng.integers(0, 2, 400)).at_edge
+
+
+def test_a_small_accurate_set_does_not_run_to_the_edge():
+    logits = 3.0 * np.eye(3)[np.arange(12) % 3]
+    found = calibration.decompose(logits, np.arange(12) % 3, folds=3)
+    assert not found.at_edge
+    assert found.temperature < 1
+
+
+def test_a_constant_added_to_an_examples_logits_changes_nothing():
+    logits, labels = drawn(150, 4, 2.0, 4)
+    moved = logits + 100 * np.random.default_rng(4).normal(size=(150, 1))
+    base, found = calibration.decompose(logits, labels), calibration.decompose(moved, labels)
+    np.testing.assert_allclose(found.refined, base.refined, rtol=1e-8)
+    np.testing.assert_allclose(found.calibration.high, base.calibration.high, rtol=1e-6)
+
+
+def test_folds_are_even_within_strata():
+    strata = np.random.default_rng(5).random(203) < 0.1
+    fold = calibration.assign_folds(strata, folds=5, seed=1)
+    for part in (strata, ~strata, np.ones(203, bool)):
+        counts = np.bincount(fold[part], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert (fold != calibration.assign_folds(strata, folds=5, seed=2)).any()
+
+
+def test_calibration_of_a_calibrated_model_is_rarely_above_zero():
+    above = 0
+    for seed in range(200):
+        logits, labels = drawn(200, 3, 1.0, seed)
+        above += calibration.decompose(logits, labels).calibration.low > 0
+    assert above <= 8
+
+
+def test_calibration_and_refinement_cover_their_population_values():
+    """Population values of the temperature family, from 400,000 draws of the same teacher."""
+    logits, labels = drawn(400_000, 3, 2.5, 10_000)
+    truth = calibration.scores(logits / 2.5, labels).loss.mean()
+    calibration_loss = calibration.scores(logits, labels).loss.mean() - truth
+    covered = np.zeros(2)
+    for seed in range(200):
+        found = calibration.decompose(*drawn(300, 3, 2.5, seed))
+        covered += [not found.refinement.excludes(truth), not found.calibration.excludes(calibration_loss)]
+    assert (covered / 200 > 0.89).all()
+
+
+def test_expected_calibration_error_by_hand():
+    """Two bins: confidences 0.6 with 1 of 2 right, 0.9 with 2 of 2 right."""
+    logits = np.log([[0.6, 0.4], [0.6, 0.4], [0.9, 0.1], [0.9, 0.1]])
+    found = ece(logits, np.array([0, 1, 0, 0]), bins=10)
+    np.testing.assert_allclose(found.estimate.estimate, 0.5 * 0.1 + 0.5 * 0.1)
+    by_mass = ece(logits, np.array([0, 1, 0, 0]), bins=1, scheme="mass")
+    np.testing.assert_allclose(by_mass.estimate.estimate, 0.0, atol=1e-12)
+    squared = ece(logits, np.array([0, 1, 0, 0]), bins=10, debias=True)
+    np.testing.assert_allclose(squared.estimate.estimate, 0.5 * (0.01 - 0.25) + 0.5 * 0.01)
+
+
+def test_confidence_one_belongs_to_the_last_bin():
+    logits = np.array([[800.0, 0.0]] * 4)
+    assert ece(logits, np.array([0, 0, 0, 1])).estimate.estimate == 0.25
+
+
+def test_a_calibrated_model_shows_its_null_mean():
+    logits, labels = drawn(1000, 3, 1.0, 6)
+    found = ece(logits, labels)
+    assert found.null_mean > 0.01
+    assert found.p_value > 0.01
+    draws = [ece(*drawn(1000, 3, 1.0, seed)).estimate.estimate for seed in range(7, 27)]
+    np.testing.assert_allclose(found.null_mean, np.mean(draws), rtol=0.15)
+    squares = [ece(*drawn(1000, 3, 1.0, seed), debias=True).estimate.estimate for seed in range(7, 47)]
+    assert abs(np.mean(squares)) < 2.5 * np.std(squares) / np.sqrt(40)
+
+
+def test_over_confidence_is_found():
+    for scheme in ("width", "mass"):
+        found = ece(*drawn(1000, 3, 3.0, 8), scheme=scheme)
+        assert found.p_value < 0.002
+        assert found.estimate.low > 2 * found.null_mean
+
+
+def test_groups_are_measured_apart():
+    logits, labels = drawn(400, 3, 2.0, 9)
+    groups = np.arange(400) % 2
+    found = ece_by_group(logits, labels, groups)
+    assert found[1].estimate == ece(logits[1::2], labels[1::2]).estimate
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "message"),
+    [
+        (np.zeros((4, 2)), np.array([0, 1, 2, 0]), "0 … 1"),
+        (np.zeros((4, 2)), np.array([0.0, 1, 1, 0]), "whole numbers"),
+        (np.full((4, 2), np.nan), np.array([0, 1, 1, 0]), "finite"),
+        (np.zeros((4, 2)), np.array([0, 1]), "example"),
+    ],
+)
+def test_wrong_input_is_refused(logits, labels, message):
+    with pytest.raises(ValueError, match=message):
+        calibration.decompose(logits, labels)

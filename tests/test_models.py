@@ -1,0 +1,437 @@
+"""The contract that every model keeps, and each architecture against an independent implementation."""
+
+import math
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossjax.models.conv import Conv, Convolution
+from lossjax.models.dense import Dense
+from lossjax.models.lstm import LSTM, lstm_layer
+from lossjax.models.model import dropout, pool
+from lossjax.models.transformer import Transformer, sinusoids
+
+BATCH, TIME, FEATURES, CLASSES, TOKENS = 5, 7, 3, 4, 6
+
+MODELS = {
+    "lstm": LSTM(hidden=8, num_classes=CLASSES),
+    "lstm-mean": LSTM(hidden=8, layers=2, pooling="mean", initializer="glorot", num_classes=CLASSES),
+    "transformer": Transformer(width=8, heads=2, num_classes=CLASSES),
+    "transformer-last": Transformer(width=8, heads=2, pooling="last", positions="sinusoidal", num_classes=CLASSES),
+    "transformer-first": Transformer(width=8, heads=2, pooling="first", layers=1, num_classes=CLASSES),
+    "conv": Conv(width=8, num_classes=CLASSES),
+    "conv-last": Conv(width=8, kernel_size=4, pooling="last", num_classes=CLASSES),
+    "dense": Dense(width=8, num_classes=CLASSES),
+}
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+
+
+def features(time=TIME, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(BATCH, time, FEATURES)), jnp.float32)
+
+
+def parameters(model, inputs, seed=0):
+    return model.init(jax.random.key(seed), inputs)["params"]
+
+
+def perturbed(params, seed=9):
+    """Every parameter moved, so that zero biases and unit gains hide nothing."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + rng.normal(scale=0.2, size=leaf.shape).astype(np.float32), params)
+
+
+def mean_loss(model, params, inputs, mask=None, **kwargs):
+    logits = model.apply({"params": params}, inputs, mask, **kwargs)
+    return -jax.nn.log_softmax(logits)[:, 0].mean()
+
+
+# ---- The contract -------------------------------------------------------------------------------------------------
+
+
+@every_model
+def test_logits_of_features_have_their_shape_and_finite_gradients(model):
+    inputs = features()
+    params = parameters(model, inputs)
+    logits = model.apply({"params": params}, inputs)
+    assert logits.shape == (BATCH, CLASSES)
+    assert logits.dtype == jnp.float32
+    gradients = jax.grad(lambda params: mean_loss(model, params, inputs))(params)
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+        assert np.isfinite(leaf).all(), path
+        assert np.abs(leaf).max() > 0 or "query_key_value" in str(path), path
+
+
+@every_model
+def test_tokens_are_embedded_and_learned(model):
+    tokens = jnp.asarray(np.random.default_rng(1).integers(0, TOKENS, (BATCH, TIME)))
+    model = model.clone(num_tokens=TOKENS)
+    params = parameters(model, tokens)
+    assert params["tokens"]["embedding"].shape == (TOKENS, 8)
+    assert model.apply({"params": params}, tokens).shape == (BATCH, CLASSES)
+    gradients = jax.grad(lambda params: mean_loss(model, params, tokens))(params)
+    assert np.abs(gradients["tokens"]["embedding"]).max() > 0
+
+
+@every_model
+def test_padding_changes_nothing(model):
+    short, padding = features(), 1e3 * features(time=4, seed=1)
+    padded = jnp.concatenate([short, padding], axis=1)
+    mask = jnp.arange(padded.shape[1])[None, :] < jnp.full((BATCH, 1), TIME)
+    params = perturbed(parameters(model, padded))
+    logits = model.apply({"params": params}, padded, mask)
+    if isinstance(model, Dense):  # its weights belong to time steps, so the unpadded input is the one of zeros
+        short = jnp.concatenate([short, jnp.zeros_like(padding)], axis=1)
+    np.testing.assert_allclose(logits, model.apply({"params": params}, short), rtol=1e-5, atol=1e-5)
+    assert not np.allclose(logits, model.apply({"params": params}, padded), atol=1e-3)
+
+
+@every_model
+def test_each_example_has_its_own_length(model):
+    inputs, lengths = features(), np.array([7, 3, 1, 5, 4])
+    mask = jnp.arange(TIME)[None, :] < lengths[:, None]
+    params = perturbed(parameters(model, inputs))
+    logits = model.apply({"params": params}, inputs, mask)
+    for index in range(BATCH):
+        alone = model.apply({"params": params}, inputs[index : index + 1], mask[index : index + 1])
+        np.testing.assert_allclose(logits[index], alone[0], rtol=1e-5, atol=1e-5)
+    if not isinstance(model, Dense):
+        cut = model.apply({"params": params}, inputs[1:2, :3])
+        np.testing.assert_allclose(logits[1], cut[0], rtol=1e-5, atol=1e-5)
+    ones = jnp.ones((BATCH, TIME), bool)
+    np.testing.assert_allclose(
+        model.apply({"params": params}, inputs, ones), model.apply({"params": params}, inputs), rtol=1e-5, atol=1e-5
+    )
+
+
+@every_model
+def test_an_example_without_steps_is_finite(model):
+    inputs, mask = features(), jnp.zeros((BATCH, TIME), bool)
+    params = parameters(model, inputs)
+    loss, gradients = jax.value_and_grad(lambda params: mean_loss(model, params, inputs, mask))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, gradients)))
+
+
+def member_gradients(model, seeds):
+    """Initial parameters and gradients of members that differ in weights, inputs and dropout."""
+
+    def member(seed):
+        key = jax.random.key(seed)
+        inputs = jax.random.normal(jax.random.fold_in(key, 1), (BATCH, TIME, FEATURES))
+        params = model.init(jax.random.fold_in(key, 2), inputs)["params"]
+        rate, rngs = seed / 10.0, {"dropout": jax.random.fold_in(key, 3)}
+        return params, jax.value_and_grad(lambda p: mean_loss(model, p, inputs, dropout_rate=rate, rngs=rngs))(params)
+
+    return member
+
+
+@every_model
+def test_mapped_is_looped_and_tiles_agree_bitwise(model):
+    member = member_gradients(model, None)
+    mapped = jax.jit(jax.vmap(member))
+    four, two = mapped(jnp.arange(4)), mapped(jnp.arange(2))
+    for seed in range(3):
+        looped = member(jnp.asarray(seed))
+        jax.tree.map(lambda one, all_: np.testing.assert_allclose(all_[seed], one, rtol=1e-4, atol=1e-6), looped, four)
+    jax.tree.map(lambda few, many: np.testing.assert_array_equal(many[:2], few), two, four)
+
+
+@every_model
+def test_dropout_is_traced_reproducible_and_by_key(model):
+    inputs = features()
+    params = parameters(model, inputs)
+
+    @jax.jit
+    def apply(rate, seed):
+        return model.apply({"params": params}, inputs, dropout_rate=rate, rngs={"dropout": jax.random.key(seed)})
+
+    np.testing.assert_array_equal(apply(0.0, 1), jax.jit(model.apply)({"params": params}, inputs))
+    np.testing.assert_array_equal(apply(0.5, 1), apply(0.5, 1))
+    assert not np.allclose(apply(0.5, 1), apply(0.5, 2))
+    assert not np.allclose(apply(0.5, 1), apply(0.1, 1))
+
+
+@every_model
+def test_a_model_is_its_own_specification(model):
+    same = model.clone()
+    assert same == model
+    assert hash(same) == hash(model)
+    other = model.clone(num_classes=CLASSES + 1)
+    assert other != model
+    assert len({model, same, other}) == 2
+
+
+def test_models_construct_without_starting_the_backend():
+    program = """
+from jax._src import xla_bridge
+from lossjax.models.conv import Conv
+from lossjax.models.dense import Dense
+from lossjax.models.lstm import LSTM
+from lossjax.models.transformer import Transformer
+for model in (LSTM(hidden=8), Transformer(width=8), Conv(width=8), Dense(width=8)):
+    hash(model)
+assert not xla_bridge.backends_are_initialized()
+import jax
+jax.devices()
+assert xla_bridge.backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LSTM(hidden=0), "hidden=0 must be a whole number"),
+        (lambda: LSTM(hidden=8.0), r"hidden=8\.0 must be a whole number"),
+        (lambda: LSTM(hidden=None), "hidden=None must be a whole number"),
+        (lambda: LSTM(hidden=8, layers=0), "layers=0"),
+        (lambda: LSTM(hidden=8, pooling="first"), "pooling='first' is none of last, mean"),
+        (lambda: LSTM(hidden=8, initializer="orthogonal"), "'orthogonal' is none of torch, glorot"),
+        (lambda: LSTM(hidden=8, num_classes=0), "num_classes=0"),
+        (lambda: Transformer(width=10, heads=4), "width=10 is not a multiple of heads=4"),
+        (lambda: Transformer(width=7, heads=1, positions="sinusoidal"), "width=7 is odd"),
+        (lambda: Transformer(width=8, positions="rotary"), "'rotary' is none of learned, sinusoidal"),
+        (lambda: Conv(width=8, kernel_size=True), "kernel_size=True"),
+        (lambda: Conv(width=8, pooling="first"), "'first' is none of mean, last"),
+        (lambda: Dense(width=8, embedding=-1), "embedding=-1"),
+    ],
+)
+def test_fields_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@every_model
+def test_calls_that_cannot_be_meant_are_refused(model):
+    inputs, key = features(), jax.random.key(0)
+    with pytest.raises(ValueError, match="num_classes=None, which training fills in"):
+        model.clone(num_classes=None).init(key, inputs)
+    with pytest.raises(ValueError, match="num_tokens is None; give the model num_tokens="):
+        model.init(key, jnp.zeros((BATCH, TIME), jnp.int32))
+    with pytest.raises(ValueError, match="tokens are integers"):
+        model.clone(num_tokens=TOKENS).init(key, inputs)
+    with pytest.raises(ValueError, match="the rule is \\[batch, time, feature\\]"):
+        model.init(key, inputs[0])
+    with pytest.raises(ValueError, match=r"mask has shape \(7, 5\)"):
+        model.init(key, inputs, jnp.ones((TIME, BATCH), bool))
+
+
+# ---- Shared parts -------------------------------------------------------------------------------------------------
+
+
+def test_dropout_keeps_the_mean_and_drops_at_its_rate():
+    values = dropout(jnp.ones(100_000), jnp.float32(0.3), jax.random.key(0))
+    assert set(np.unique(values)) == {0.0, np.float32(1 / (1 - np.float32(0.3)))}
+    # five standard errors: sqrt(0.3 * 0.7 / 100000) = 0.0014
+    assert (values == 0).mean() == pytest.approx(0.3, abs=0.007)
+
+
+def test_pooling_takes_the_steps_that_exist():
+    values = jnp.arange(8.0).reshape(2, 4, 1)
+    mask = jnp.array([[False, True, True, False], [True, False, True, True]])
+    assert pool(values, mask, "mean")[:, 0].tolist() == [1.5, 17 / 3]
+    assert pool(values, mask, "last")[:, 0].tolist() == [2.0, 7.0]
+    assert pool(values, mask, "first")[:, 0].tolist() == [1.0, 4.0]
+    assert pool(values, None, "last")[:, 0].tolist() == [3.0, 7.0]
+    assert pool(values, None, "first")[:, 0].tolist() == [0.0, 4.0]
+
+
+# ---- LSTM ---------------------------------------------------------------------------------------------------------
+
+
+def plain_lstm(inputs, weight_ih, weight_hh, bias_ih, bias_hh, mask=None):
+    """The textbook cell in a Python loop, differentiated by JAX."""
+    state = cell = jnp.zeros((inputs.shape[1], weight_hh.shape[1]))
+    states = []
+    for time, at in enumerate(inputs):
+        gates = at @ weight_ih.T + bias_ih + state @ weight_hh.T + bias_hh
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        following = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
+        output = jax.nn.sigmoid(o) * jnp.tanh(following)
+        exists = True if mask is None else mask[time][:, None]
+        state, cell = jnp.where(exists, output, state), jnp.where(exists, following, cell)
+        states.append(state)
+    return jnp.stack(states), state
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_lstm_layer_is_the_plain_cell_with_its_gradients(masked):
+    rng, hidden = np.random.default_rng(0), 6
+    arrays = [
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((TIME, BATCH, FEATURES), (4 * hidden, FEATURES), (4 * hidden, hidden), 4 * hidden, 4 * hidden)
+    ]
+    mask = jnp.asarray(rng.uniform(size=(TIME, BATCH)) < 0.6) if masked else None
+    weigh_all, weigh_last = rng.normal(size=(TIME, BATCH, hidden)), rng.normal(size=(BATCH, hidden))
+
+    def scalar(layer):
+        def of(*arrays):
+            outputs, last = layer(*arrays, mask)
+            return jnp.sum(outputs * weigh_all) + jnp.sum(last * weigh_last)
+
+        return jax.jit(jax.value_and_grad(of, argnums=range(5)))
+
+    fast, plain = scalar(lstm_layer)(*arrays), scalar(plain_lstm)(*arrays)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), fast, plain)
+    outputs, last = lstm_layer(*arrays, mask)
+    np.testing.assert_array_equal(outputs[-1], last)
+
+
+def test_lstm_evaluation_keeps_no_gates_and_the_first_layer_no_input_gradient():
+    """The memory and work that the custom gradient is there to save, read off the compiled programs."""
+    hidden = 16
+    model = LSTM(hidden=hidden, num_classes=2)
+    inputs = features()
+    params = parameters(model, inputs)
+    stacked = f"f32[{TIME},{BATCH},{4 * hidden}]"
+    forward = jax.jit(model.apply).lower({"params": params}, inputs).compile().as_text()
+    backward = jax.jit(jax.grad(lambda p: mean_loss(model, p, inputs))).lower(params).compile().as_text()
+    assert stacked not in forward
+    assert stacked in backward
+    # the input gradient would be a product of this shape
+    widened = f"f32[{TIME},{BATCH},{FEATURES + 1}]"
+    both = jax.jit(jax.grad(lambda p, x: mean_loss(model, p, x), (0, 1))).lower(params, inputs).compile().as_text()
+    products = [line for line in backward.splitlines() if " dot(" in line]
+    assert len([line for line in both.splitlines() if " dot(" in line]) == len(products) + 1
+    assert not any(f"= {widened}" in line for line in products)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_lstm_is_pytorch_with_the_same_weights(layers):
+    torch = pytest.importorskip("torch")
+    inputs = features()
+    model = LSTM(hidden=8, layers=layers, num_classes=CLASSES)
+    params = parameters(model, inputs)
+    lstm = torch.nn.LSTM(FEATURES, 8, layers, batch_first=True)
+    linear = torch.nn.Linear(8, CLASSES)
+    with torch.no_grad():
+        for index in range(layers):
+            for name, value in params[f"layer_{index}"].items():
+                getattr(lstm, f"{name}_l{index}").copy_(torch.tensor(np.array(value)))
+        linear.weight.copy_(torch.tensor(np.array(params["output"]["kernel"]).T))
+        linear.bias.copy_(torch.tensor(np.array(params["output"]["bias"])))
+    logits = linear(lstm(torch.tensor(np.array(inputs)))[0][:, -1])
+    torch.nn.functional.cross_entropy(logits, torch.zeros(BATCH, dtype=torch.long)).backward()
+    np.testing.assert_allclose(model.apply({"params": params}, inputs), logits.detach().numpy(), rtol=1e-4, atol=1e-6)
+    gradients = jax.grad(lambda params: mean_loss(model, params, inputs))(params)
+    for index in range(layers):
+        assert set(gradients[f"layer_{index}"]) == {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+        for name, value in gradients[f"layer_{index}"].items():
+            expected = getattr(lstm, f"{name}_l{index}").grad.numpy()
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradients["output"]["kernel"].T, linear.weight.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_lstm_initial_distributions():
+    inputs = jnp.zeros((1, 2, 5))
+    torch_like = parameters(LSTM(hidden=64, layers=2, num_classes=2), inputs)
+    for leaf in jax.tree.leaves(torch_like):
+        assert np.abs(leaf).max() <= 1 / 8
+    for leaf in (torch_like["layer_0"]["weight_hh"], torch_like["layer_1"]["bias_ih"]):
+        # standard deviation of U(-r, r) is r / sqrt(3); 256 draws or more
+        assert np.std(leaf) == pytest.approx(1 / 8 / math.sqrt(3), rel=0.1)
+        assert np.mean(leaf) == pytest.approx(0, abs=0.02)
+    assert not np.allclose(torch_like["layer_0"]["bias_ih"], torch_like["layer_0"]["bias_hh"])
+    glorot = parameters(LSTM(hidden=64, initializer="glorot", num_classes=2), inputs)
+    assert np.std(glorot["layer_0"]["weight_ih"]) == pytest.approx(math.sqrt(2 / (5 + 64)), rel=0.05)
+    assert np.std(glorot["layer_0"]["weight_hh"]) == pytest.approx(math.sqrt(2 / (64 + 64)), rel=0.05)
+    assert not np.any(glorot["layer_0"]["bias_ih"])
+    assert not np.any(glorot["output"]["bias"])
+
+
+# ---- Transformer --------------------------------------------------------------------------------------------------
+
+
+def test_transformer_layer_is_pytorch_with_the_same_weights():
+    torch = pytest.importorskip("torch")
+    width, heads = 8, 2
+    model = Transformer(width=width, heads=heads, layers=1, num_classes=CLASSES)
+    inputs, mask = features(), jnp.arange(TIME)[None, :] < jnp.array([7, 3, 1, 5, 4])[:, None]
+    params = perturbed(parameters(model, inputs))
+    linear, norm = torch.nn.Linear, torch.nn.LayerNorm
+    layer = torch.nn.TransformerEncoderLayer(
+        width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+    ).train()
+    into, final, output = linear(FEATURES, width), norm(width), linear(width, CLASSES)
+
+    def copy(module, ours):
+        weight = ours["scale"] if "scale" in ours else ours["kernel"].T
+        module.weight.copy_(torch.tensor(np.array(weight)))
+        module.bias.copy_(torch.tensor(np.array(ours["bias"])))
+
+    ours = params["layer_0"]
+    with torch.no_grad():
+        copy(into, params["features"])
+        copy(layer.norm1, ours["attention_norm"])
+        layer.self_attn.in_proj_weight.copy_(torch.tensor(np.array(ours["query_key_value"]["kernel"].T)))
+        layer.self_attn.in_proj_bias.copy_(torch.tensor(np.array(ours["query_key_value"]["bias"])))
+        copy(layer.self_attn.out_proj, ours["projection"])
+        copy(layer.norm2, ours["mlp_norm"])
+        copy(layer.linear1, ours["mlp_in"])
+        copy(layer.linear2, ours["mlp_out"])
+        copy(final, params["norm"])
+        copy(output, params["output"])
+    exists = torch.tensor(np.array(mask))
+    steps = into(torch.tensor(np.array(inputs)) * exists[..., None]) + torch.tensor(np.array(params["positions"]))
+    steps = final(layer(steps, src_key_padding_mask=~exists)) * exists[..., None]
+    logits = output(steps.sum(1) / exists.sum(1, keepdim=True)).detach().numpy()
+    np.testing.assert_allclose(model.apply({"params": params}, inputs, mask), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_learned_positions_serve_shorter_inputs_and_refuse_longer_ones():
+    model = Transformer(width=8, heads=2, num_classes=CLASSES)
+    params = parameters(model, features())
+    assert params["positions"].shape == (TIME, 8)
+    assert model.apply({"params": params}, features()[:, :3]).shape == (BATCH, CLASSES)
+    with pytest.raises(ValueError, match="inputs have 8 time steps but 7 positions were learned"):
+        model.apply({"params": params}, features(time=8))
+
+
+def test_sinusoids_turn_by_a_fixed_angle_a_step():
+    table = sinusoids(50, 6)
+    np.testing.assert_allclose(
+        table[1],
+        [math.sin(1), math.cos(1)] + [f(10_000 ** (-k / 6)) for k in (2, 4) for f in (math.sin, math.cos)],
+        rtol=1e-6,
+    )
+    # the product of two positions depends on their distance alone
+    products = table @ table.T
+    np.testing.assert_allclose(np.diagonal(products, 5), products[0, 5], rtol=1e-5)
+
+
+# ---- Conv and Dense -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel_size", [1, 4, 5, 9])
+def test_convolution_is_flax_conv_with_the_same_weights(kernel_size):
+    inputs = features()
+    ours, flax = Convolution(width=8, kernel_size=kernel_size), nn.Conv(8, (kernel_size,), padding="SAME")
+    params = perturbed(parameters(flax, inputs))
+    assert jax.tree.map(jnp.shape, parameters(ours, inputs)) == jax.tree.map(jnp.shape, params)
+    np.testing.assert_allclose(
+        ours.apply({"params": params}, inputs), flax.apply({"params": params}, inputs), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        parameters(ours, inputs)["kernel"].std() > 0, parameters(flax, inputs)["kernel"].std() > 0
+    )
+
+
+def test_conv_mapped_over_weights_has_no_convolution():
+    inputs, model = features(), Conv(width=8, num_classes=CLASSES)
+    stacked = jax.vmap(lambda seed: parameters(model, inputs, seed))(jnp.arange(2))
+    program = jax.jit(jax.vmap(lambda params: model.apply({"params": params}, inputs))).lower(stacked).as_text()
+    assert "stablehlo.convolution" not in program
+    assert "stablehlo.dot_general" in program
+
+
+def test_dense_is_matrix_products_of_the_flattened_steps():
+    inputs, model = features(), Dense(width=8, layers=1, num_classes=CLASSES)
+    params = perturbed(parameters(model, inputs))
+    hidden, output = params["layer_0"], params["output"]
+    flat = np.array(inputs).reshape(BATCH, TIME * FEATURES)
+    expected = np.maximum(flat @ hidden["kernel"] + hidden["bias"], 0) @ output["kernel"] + output["bias"]
+    np.testing.assert_allclose(model.apply({"params": params}, inputs), expected, rtol=1e-4, atol=1e-5)
