@@ -19,7 +19,8 @@ def start() -> list[jax.Device]:
     """
     cores = num_cores()
     flags = os.environ.get("XLA_FLAGS", "")
-    user_chose = jax.config.read("jax_num_cpu_devices") > 0 or "host_platform_device_count" in flags
+    asked = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    user_chose = asked > 0 or "host_platform_device_count" in flags
     too_late = False
     if not user_chose:
         try:
@@ -122,7 +123,7 @@ def _cgroup_memory() -> int | None:
 
 
 def _set_compilation_cache() -> None:
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lossjax" / "compiled"
     try:

@@ -3,9 +3,11 @@
 Imports no jax, so that what only looks at stored arrays can use it.
 """
 
+import collections
 import math
 import os
 import re
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -18,7 +20,8 @@ MAX_DIMENSIONS = 32
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # what NumPy's header reader raises on text that is no header
 _HEADER_ERRORS = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, OverflowError, tokenize.TokenError)
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+# what zipfile raises on damaged archives; OSError where a damaged offset is before the start of the file
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 def read_npz(path: str | os.PathLike[str], *, max_bytes: int) -> dict[str, np.ndarray]:
@@ -31,29 +34,43 @@ def read_npz(path: str | os.PathLike[str], *, max_bytes: int) -> dict[str, np.nd
         OSError: the file cannot be opened.
         ValueError: it is damaged, not a zip archive, larger than ``max_bytes``, or holds what is not a plain array.
     """
-    size = os.path.getsize(path)
-    if size > max_bytes:
-        raise ValueError(f"{path} has {size} bytes, more than max_bytes={max_bytes}; raise max_bytes if it is meant")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(path, members, max_bytes)
-            arrays = {}
-            for member in members:
-                with archive.open(member) as stream:
-                    arrays[member.filename.removesuffix(".npy")] = _read_array(path, member, stream, max_bytes)
-            return arrays
-    except _BROKEN_ZIP as error:
-        raise ValueError(f"{path} is no readable .npz file ({error}); write it again with numpy.savez") from error
+    with open(path, "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > max_bytes:
+            raise ValueError(f"{path} has {size} bytes, more than max_bytes={max_bytes}; raise it if this is meant")
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                members = archive.infolist()
+                _check_members(path, members, max_bytes)
+                if len(members) != _declared_count(stream, archive):
+                    raise zipfile.BadZipFile("its directory lists more members than can be read")
+                return {_name(member): _read_array(path, member, archive, max_bytes) for member in members}
+        except _BROKEN_ZIP as error:
+            raise ValueError(f"{path} is no readable .npz file ({error}); write it again with numpy.savez") from error
+
+
+def _declared_count(stream: IO[bytes], archive: zipfile.ZipFile) -> int:
+    """Members by the record that ends the archive, which zipfile does not compare with those it finds.
+
+    A damaged length in the directory can hide the members after it, a mask for example. 65,535 members or more count as
+    damaged.
+    """
+    stream.seek(-22 - len(archive.comment), os.SEEK_END)
+    (count,) = struct.unpack_from("<H", stream.read(22), 10)
+    return count
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 def _check_members(path: str | os.PathLike[str], members: list[zipfile.ZipInfo], max_bytes: int) -> None:
-    names = [member.filename for member in members]
+    times = collections.Counter(member.filename for member in members)
     for member in members:
         # nothing is ever extracted under these names; they are refused because no writer of arrays makes them
         if not re.fullmatch(r"[\w .+=-]+(/[\w .+=-]+)*\.npy", member.filename) or ".." in member.filename:
             raise ValueError(f"{path} holds {member.filename!r}, not the name of an array; save it with numpy.savez")
-        if names.count(member.filename) > 1:
+        if times[member.filename] > 1:
             raise ValueError(f"{path} holds {member.filename!r} more than once; each array has one name")
         if member.flag_bits & 1:
             raise ValueError(f"{member.filename} in {path} is encrypted; save it without a password")
@@ -66,9 +83,30 @@ def _check_members(path: str | os.PathLike[str], members: list[zipfile.ZipInfo],
         )
 
 
-def _read_array(path: str | os.PathLike[str], member: zipfile.ZipInfo, stream: IO[bytes], max_bytes: int) -> np.ndarray:
+def _read_array(
+    path: str | os.PathLike[str], member: zipfile.ZipInfo, archive: zipfile.ZipFile, max_bytes: int
+) -> np.ndarray:
     """One ``.npy`` member, its header held against the size that the archive declares before anything is allocated."""
     where = f"{member.filename} in {path}"
+    with archive.open(member) as stream:
+        shape, fortran_order, dtype = _read_header(where, stream)
+        # a dimension of 0 must not hide others too large for any array
+        extent = math.prod(max(length, 1) for length in shape) * dtype.itemsize
+        if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape) or extent > max_bytes:
+            raise ValueError(f"{where} declares shape {shape}, which no array within max_bytes={max_bytes} has")
+        num_bytes, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        if num_bytes != held:
+            raise ValueError(f"{where} declares {num_bytes} bytes of data and holds {held}; save it again")
+        # one byte more than there are: reaching the end is what makes zipfile compare the checksum
+        data = bytearray(stream.read(num_bytes))
+        if len(data) != num_bytes or stream.read(1):
+            raise ValueError(f"{where} ends after {len(data)} of {num_bytes} bytes; the file is truncated")
+    array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _read_header(where: str, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether in Fortran order, and dtype."""
     try:
         version = np.lib.format.read_magic(stream)
         if version not in _HEADER_READERS:
@@ -78,16 +116,4 @@ def _read_array(path: str | os.PathLike[str], member: zipfile.ZipInfo, stream: I
         raise ValueError(f"{where} has no readable header ({error}); save it again with numpy.savez") from error
     if dtype.kind not in KINDS:
         raise ValueError(f"{where} has dtype {dtype}; only {', '.join(KINDS.values())} are read")
-    # a dimension of 0 must not hide others too large for any array
-    extent = math.prod(max(length, 1) for length in shape) * dtype.itemsize
-    if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape) or extent > max_bytes:
-        raise ValueError(f"{where} declares shape {shape}, which no array within max_bytes={max_bytes} has")
-    num_bytes, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
-    if num_bytes != held:
-        raise ValueError(f"{where} declares {num_bytes} bytes of data and holds {held}; save it again")
-    # one byte more than there are: reaching the end is what makes zipfile compare the checksum
-    data = bytearray(stream.read(num_bytes))
-    if len(data) != num_bytes or stream.read(1):
-        raise ValueError(f"{where} ends after {len(data)} of {num_bytes} bytes; the file is truncated")
-    array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return shape, fortran_order, dtype

@@ -1,11 +1,18 @@
 """Temperature, refinement and calibration: SciPy's minimiser, known posteriors, closed forms and coverage."""
 
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import optimize, special
 
 from lossjax.analysis import calibration
 from lossjax.analysis.calibration_error import ece, ece_by_group
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without jaxtyping's import hook, should a test run have it: what a user meets is our own error."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def drawn(num_examples, num_classes, scale, seed, spread=1.5):
@@ -125,6 +132,13 @@ def test_expected_calibration_error_by_hand():
     np.testing.assert_allclose(squared.estimate.estimate, 0.5 * (0.01 - 0.25) + 0.5 * 0.01)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    """0.5, exactly, twice right, and 0.7 once wrong: the first bin's gap is 0.5, the second's 0.7."""
+    logits = np.array([[0.0, 0.0], [0.0, 0.0], [np.log(0.7), np.log(0.3)]])
+    found = ece(logits, np.array([0, 0, 1]), bins=2)
+    np.testing.assert_allclose(found.estimate.estimate, (2 * 0.5 + 0.7) / 3)
+
+
 def test_confidence_one_belongs_to_the_last_bin():
     logits = np.array([[800.0, 0.0]] * 4)
     assert ece(logits, np.array([0, 0, 0, 1])).estimate.estimate == 0.25
@@ -164,6 +178,7 @@ def test_groups_are_measured_apart():
         (np.zeros((4, 2)), np.array([0, 1]), "example"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_input_is_refused(logits, labels, message):
     with pytest.raises(ValueError, match=message):
         calibration.decompose(logits, labels)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import strategies
@@ -11,6 +12,12 @@ from scipy import special
 from lossjax.analysis import attribution, calibration
 from lossjax.analysis.comparison import Records, compare, compare_records
 from lossjax.analysis.regimes import Flat
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without jaxtyping's import hook, should a test run have it: what a user meets is our own error."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def drawn(num_examples, num_classes, seed, noise=0.5):
@@ -44,6 +51,7 @@ def test_influence_by_hand():
 def test_frequency_groups_have_equal_mass():
     assert attribution.frequency_groups(np.array([1, 1, 4, 2, 4])).tolist() == [2, 2, 0, 2, 1]
     assert attribution.frequency_groups(np.full(9, 5)).tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert attribution.frequency_groups(np.array([6, 5, 1])).tolist() == [0, 2, 2]
     zipf = (1e6 / np.arange(1, 1001)).astype(int)
     groups = attribution.frequency_groups(zipf)
     np.testing.assert_allclose(np.bincount(groups, zipf) / zipf.sum(), 1 / 3, atol=0.04)
@@ -97,6 +105,19 @@ def test_over_confidence_is_scale():
     # the whole of ΔL is scale; accuracy is exactly unchanged, but 2,000 examples show ±0.5 points flat
     assert found.refinement == "O0"
     assert found.mcnemar == 1.0
+
+
+def test_scale_share_has_the_bounds_of_a_bootstrapped_ratio():
+    a, b, labels = drawn(1000, 3, 10, noise=0.3)
+    found = compare(a, 2 * b, labels)
+    records = [calibration.scores(z, labels).loss for z in (a, 2 * b)]
+    change = records[1] - records[0]
+    fold = calibration.assign_folds(np.zeros(1000), seed=3)
+    refined = [calibration.fit_temperature(z, labels, fold, 5).refined for z in (a, 2 * b)]
+    rows = np.random.default_rng(0).integers(0, 1000, (2000, 1000))
+    ratios = 1 - (refined[1] - refined[0])[rows].mean(axis=1) / change[rows].mean(axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    np.testing.assert_allclose([found.scale_share.low, found.scale_share.high], [low, high], atol=0.25 * (high - low))
 
 
 def test_lost_ranking_is_not_repaired_by_a_temperature():
@@ -225,6 +246,7 @@ def test_the_drop_from_030_to_049_without_a_changed_argmax():
     np.testing.assert_allclose(special.softmax(logits[1][0])[0], 0.49)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mismatched_input_is_refused():
     a, b, labels = drawn(30, 3, 9)
     with pytest.raises(ValueError, match="same examples"):

@@ -1,6 +1,7 @@
 """Regimes: the table, pairs by Gram matrices against pairs one at a time, and what must never be called divergence."""
 
 import hypothesis
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import strategies
@@ -15,6 +16,12 @@ TABLE = {  # METHODS.md, row by row; the kind is O where the contrast is positiv
     "+": {"-": "W", "0": "O0", "+": "O+", "?": "N-u"},
     "?": {"-": "N-u", "0": "N-u", "+": "N-u", "?": "N-u"},
 }
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without jaxtyping's import hook, should a test run have it: what a user meets is our own error."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.parametrize("loss", "-0+?")
@@ -50,7 +57,7 @@ def test_movement_judges_flatness_first():
 
 def test_movement_refuses_levels_that_do_not_belong_together():
     with pytest.raises(ValueError, match="flatness"):
-        regimes.movement(Interval(0, 0, 0, 0.95), Interval(0, 0, 0, 0.95), 0.01)
+        regimes.movement(Interval(0.0, 0.0, 0.0, 0.95), Interval(0.0, 0.0, 0.0, 0.95), 0.01)
 
 
 def records(num_evals, num_examples, seed):
@@ -75,7 +82,7 @@ def test_pairs_by_gram_matrices_are_pairs_one_at_a_time():
                 gained, lost = int((correct[j] & ~correct[i]).sum()), int((correct[i] & ~correct[j]).sum())
                 moves.append(
                     (
-                        Interval(losses[j].mean() - losses[i].mean(), test.low, test.high, level),
+                        Interval(float(losses[j].mean() - losses[i].mean()), float(test.low), float(test.high), level),
                         proportions.bonett_price(gained, lost, 300, level=level),
                     )
                 )
@@ -84,6 +91,14 @@ def test_pairs_by_gram_matrices_are_pairs_one_at_a_time():
                 regimes.movement(loss_narrow, loss_wide, 0.02), regimes.movement(accuracy_narrow, accuracy_wide, 0.03)
             )
             assert found.refinements[i, j] == str(expected.refinement)
+
+
+def test_pair_intervals_are_scipys():
+    values = np.random.default_rng(7).exponential(size=(3, 40)) + np.random.default_rng(8).normal(5, 9, size=40)
+    narrow, wide = regimes.pair_differences(values)
+    for found in (narrow, wide):
+        expected = stats.ttest_rel(values[2], values[0]).confidence_interval(found.level)
+        np.testing.assert_allclose([found.low[0, 2], found.high[0, 2]], expected)
 
 
 def test_members_are_taken_one_at_a_time():
@@ -132,6 +147,7 @@ def test_ceiling_and_chance_are_counted_apart():
     found = regimes.windows(losses, correct, chance=0.5)
     assert found.letters[0, 1] == found.letters[2, 3] == "P"
     assert found.chance[0, 1]
+    assert not found.chance[1, 2]
     assert found.ceiling[2, 3]
     assert not found.ceiling[1, 2]
     steps = np.array([0, 10, 20, 40])
@@ -154,6 +170,7 @@ def test_windows_over_seeds_and_of_observed_curves():
     assert (observed.letters == over_seeds.letters).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mismatched_records_are_refused():
     with pytest.raises(ValueError, match="losses"):
         regimes.windows(np.zeros((3, 5)), np.zeros((3, 6), bool), chance=0.5)

@@ -27,11 +27,23 @@ def test_many_units_agree_with_scipys_bca():
 
 
 def test_rare_events_take_bca_and_stay_finite():
-    values = np.zeros(1000)
-    values[:3] = 1
+    values = np.zeros(400)
+    values[:3] = [0.5, 1.0, 2.5]
     ours = resampling.mean_interval(values)
-    bca = stats.bootstrap((values,), np.mean, method="BCa", rng=1, batch=100).confidence_interval
-    np.testing.assert_allclose([ours.low, ours.high], [bca.low, bca.high], atol=0.0011)
+    bca = stats.bootstrap((values,), np.mean, method="BCa", rng=1, batch=1000).confidence_interval
+    np.testing.assert_allclose(ours.high, bca.high, rtol=0.06)
+    assert 0 < ours.low < 2 * bca.low
+
+
+@pytest.mark.parametrize("acceleration", [0.0, 0.05])
+def test_bca_of_a_normal_that_is_half_an_error_off(acceleration):
+    """Efron (1987), eq. 2.3, with bias-correction ½: no resample has a spread, so no bootstrap-t is possible."""
+    shift = stats.norm.ppf((np.arange(400_000) + 0.5) / 400_000)[:, None] - 0.5
+    means = resampling.BootstrapMeans(np.zeros(1), np.ones(1), shift, np.zeros_like(shift), np.array([acceleration]))
+    found = means.intervals(0.95)
+    reach = 0.5 + stats.norm.ppf([0.025, 0.975])
+    expected = 0.5 + reach / (1 - acceleration * reach) - 0.5
+    np.testing.assert_allclose([found.low[0], found.high[0]], expected, atol=0.01)
 
 
 def test_welch_below_twenty_units():
@@ -90,9 +102,10 @@ def test_unequal_clusters_are_a_ratio_of_sums():
     np.testing.assert_allclose(interval.high - interval.estimate, stats.t.ppf(0.975, 3) * error)
 
 
-def test_two_way_below_twenty_is_the_analysis_of_variance():
+@pytest.mark.parametrize(("spread", "seed"), [(0.3, 8), (0.0, 22)])  # the second: fewer than m − 1 df
+def test_two_way_below_twenty_is_the_analysis_of_variance(spread, seed):
     """Mean squares from sums over loops, as a textbook two-way layout without replication has them."""
-    values = np.random.default_rng(8).normal(size=(4, 30)) + np.arange(4)[:, None]
+    values = np.random.default_rng(seed).normal(size=(4, 30)) + spread * np.arange(4)[:, None]
     m, n = values.shape
     grand = values.mean()
     ms_member = n * sum((values[s].mean() - grand) ** 2 for s in range(m)) / (m - 1)
@@ -101,7 +114,9 @@ def test_two_way_below_twenty_is_the_analysis_of_variance():
         (values[s, e] - values[s].mean() - values[:, e].mean() + grand) ** 2 for s in range(m) for e in range(n)
     ) / ((m - 1) * (n - 1))
     variance = (ms_member + ms_example - ms_both) / (m * n)
+    variance = max(variance, ms_both / (m * n))
     df = variance**2 / ((ms_member / (m * n)) ** 2 / (m - 1) + (ms_example / (m * n)) ** 2 / (n - 1))
+    assert (df < m - 1) == (seed == 22)
     interval = resampling.two_way_interval(values)
     expected = stats.t.ppf(0.975, max(df, m - 1)) * np.sqrt(variance)
     np.testing.assert_allclose(interval.high - interval.estimate, expected)

@@ -95,13 +95,13 @@ def _error(
     sizes = np.bincount(bin_of, minlength=bins)
     share = sizes / len(gaps)
 
-    def value(sums: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    def value(sums: np.ndarray, hits: np.ndarray) -> Float[np.ndarray, "*draw"]:
         """From each bin's sum of gaps and its number of correct examples, the last axis being bins."""
         mean_gap, rate = sums / np.maximum(sizes, 1), hits / np.maximum(sizes, 1)
         if not debias:
-            return (share * np.abs(mean_gap)).sum(axis=-1)
+            return np.asarray((share * np.abs(mean_gap)).sum(axis=-1))
         noise = rate * (1 - rate) / np.maximum(sizes - 1, 1)
-        return (np.where(sizes > 1, share, 0.0) * (mean_gap**2 - noise)).sum(axis=-1)
+        return np.asarray((np.where(sizes > 1, share, 0.0) * (mean_gap**2 - noise)).sum(axis=-1))
 
     sums = np.bincount(bin_of, gaps, minlength=bins)
     hits = np.bincount(bin_of, correct, minlength=bins)

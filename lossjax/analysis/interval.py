@@ -31,11 +31,11 @@ class Interval:
 
     def excludes(self, value: float) -> bool:
         """Whether ``value`` lies outside; never true without bounds."""
-        return self.low > value or self.high < value
+        return bool(self.low > value or self.high < value)
 
     def within(self, low: float, high: float) -> bool:
         """Whether the whole interval lies in [low, high]."""
-        return self.low >= low and self.high <= high
+        return bool(self.low >= low and self.high <= high)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

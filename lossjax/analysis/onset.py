@@ -7,7 +7,7 @@ import warnings
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy import stats
 
 from lossjax.analysis.interval import Interval, Intervals
@@ -36,7 +36,7 @@ def best_evaluation(values: Float[np.ndarray, "*member eval"], best: Best) -> In
     if np.isnan(values).all(axis=-1).any():
         raise ValueError("a curve has no finite evaluation, so no best one; leave that member out and count it")
     signed = -values if _highest(best) else values
-    return np.nanargmin(signed, axis=-1)
+    return np.asarray(np.nanargmin(signed, axis=-1))
 
 
 class Lag(NamedTuple):
@@ -49,7 +49,7 @@ class Lag(NamedTuple):
 def lag(
     losses: Float[np.ndarray, "member eval"],
     accuracies: Float[np.ndarray, "member eval"],
-    times: Float[np.ndarray, " eval"],
+    times: Real[np.ndarray, " eval"],
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -158,7 +158,7 @@ class Survival(NamedTuple):
 
 
 def survival(
-    times: Float[np.ndarray, " member"], observed: Bool[np.ndarray, " member"], *, level: float = 0.95
+    times: Real[np.ndarray, " member"], observed: Bool[np.ndarray, " member"], *, level: float = 0.95
 ) -> Survival:
     """Kaplan–Meier with log-log bounds, cause-specific: members with a competing event count as censored when it came.
 
@@ -175,9 +175,9 @@ def survival(
 
 
 def logrank_p(
-    times_a: Float[np.ndarray, " member_a"],
+    times_a: Real[np.ndarray, " member_a"],
     observed_a: Bool[np.ndarray, " member_a"],
-    times_b: Float[np.ndarray, " member_b"],
+    times_b: Real[np.ndarray, " member_b"],
     observed_b: Bool[np.ndarray, " member_b"],
 ) -> float:
     """Two-sided p that both groups part equally early (log-rank, cause-specific); 1 where no onset was seen at all."""

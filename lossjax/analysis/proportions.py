@@ -44,7 +44,7 @@ def bonett_price_bounds(
     """Bounds of ``bonett_price`` for arrays of counts of one shape; cut to [−1, 1], where differences lie."""
     up, down = (gained + 1) / (total + 2), (lost + 1) / (total + 2)
     reach = stats.norm.ppf((1 + level) / 2) * np.sqrt((up + down - (up - down) ** 2) / (total + 2))
-    return np.maximum(up - down - reach, -1.0), np.minimum(up - down + reach, 1.0)
+    return np.asarray(np.maximum(up - down - reach, -1.0)), np.asarray(np.minimum(up - down + reach, 1.0))
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
@@ -59,7 +59,7 @@ def differs_from(
     if not 0 <= null_share <= 1:
         raise ValueError(f"null_share={null_share} must lie in [0, 1]")
     reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(null_share * (1 - null_share) / total)
-    return np.abs(np.asarray(shares) - null_share) > reach
+    return np.asarray(np.abs(shares - null_share) > reach)
 
 
 def _check_count(count: int, total: int, name: str) -> None:

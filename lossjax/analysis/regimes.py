@@ -22,7 +22,7 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Real, Shaped
 from scipy import stats
 
 from lossjax.analysis.interval import Interval, Intervals
@@ -247,7 +247,7 @@ def observed_windows(
 
 def longest_window(
     letters: Shaped[np.ndarray, "*member eval eval"],
-    steps: Float[np.ndarray, " eval"],
+    steps: Real[np.ndarray, " eval"],
     *,
     letter: str = "P",
     among: Bool[np.ndarray, "*member eval eval"] | None = None,
@@ -261,7 +261,7 @@ def longest_window(
         raise ValueError(f"letters {letters.shape} and {len(steps)} steps do not belong together")
     chosen = letters == letter if among is None else (letters == letter) & among
     span = _pairwise(steps) / (steps[-1] - steps[0])
-    return np.where(chosen, span, 0.0).max(axis=(-2, -1))
+    return np.asarray(np.where(chosen, span, 0.0).max(axis=(-2, -1)))
 
 
 def pair_differences(values: Float[np.ndarray, "eval unit"], *, level: float = 0.95) -> tuple[Intervals, Intervals]:

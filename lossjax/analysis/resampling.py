@@ -144,9 +144,9 @@ class BootstrapMeans:
         high, low = np.quantile(pivots, tails, axis=0, method="inverted_cdf")
         with np.errstate(invalid="ignore"):
             low, high = (self.estimate - pivot * self.standard_error for pivot in (low, high))
-        for column in np.flatnonzero(~np.isfinite(low + high)):
-            low[column], high[column] = self._bca(column, tails)
         constant = self.standard_error == 0
+        for column in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)) & ~constant):
+            low[column], high[column] = self._bca(int(column), tails)
         low, high = np.where(constant, self.estimate, low), np.where(constant, self.estimate, high)
         return Intervals(self.estimate, low, high, level)
 
@@ -190,7 +190,7 @@ def mean_distribution(
 
 
 def two_way_distribution(
-    groups: Sequence[tuple[float, Float[np.ndarray, "member example column"]]], *, seed: int = 0
+    groups: Sequence[tuple[int, Float[np.ndarray, "_ example column"]]], *, seed: int = 0
 ) -> Means:
     """Σ sign · mean over (sign, values) groups of independent members that share their examples.
 
@@ -238,7 +238,7 @@ def two_way_distribution(
     )
 
 
-def _two_way_student(groups: Sequence[tuple[float, np.ndarray]], estimate: np.ndarray) -> StudentMeans:
+def _two_way_student(groups: Sequence[tuple[int, np.ndarray]], estimate: np.ndarray) -> StudentMeans:
     num_examples = groups[0][1].shape[1]
     parts, dfs = [], []
     interaction = np.zeros_like(estimate)

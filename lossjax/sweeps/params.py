@@ -42,7 +42,7 @@ def load_model(root: str | Path, cell: str, member: int, model: nn.Module | None
         if kind not in models.__all__:
             raise ValueError(f"{kind} is not a model of lossjax.models; give it as model=")
         model = getattr(models, kind)(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
-    missing = {name for name in ("num_classes", "num_tokens") if getattr(model, name, None) is None}
+    missing = {name for name in ("num_classes", "num_tokens") if getattr(model, name, 0) is None}
     network = model.clone(**{name: info[name] for name in missing})
     return network, {"params": checkpoint.load_params(folder)}
 

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -74,13 +75,20 @@ def run_sweep(
             missing = store.missing(root, plan, sweep.part_size)
             if not missing:
                 continue
+            _stop_if_asked(stop, f"before cell {plan.name}")
             if not mix_versions:
                 store.check_versions(root, plan, versions())
             failure = _run_cell(sweep, plan, missing, root, stop, checkpoint_seconds)
             if failure is not None:
                 failures.append(failure)
+        _stop_if_asked(stop, "with nothing left to train")
     if failures:
         raise PartsFailed("\n".join(failures) + "\nthe other parts are kept; the same command tries these again")
+
+
+def _stop_if_asked(stop: StopRequest, where: str) -> None:
+    if stop.received is not None:
+        raise Stopped(f"stopped {where}; the same command goes on from here")
 
 
 def _run_cell(
@@ -167,8 +175,7 @@ def _run_part(
         if stop.received is not None or time.monotonic() - kept >= checkpoint_seconds:
             _save(part, segment.snapshot())
             kept = time.monotonic()
-        if stop.received is not None:
-            raise Stopped(f"stopped in cell {part.plan.name} after a checkpoint; the same command goes on from here")
+        _stop_if_asked(stop, f"in cell {part.plan.name} after a checkpoint")
 
 
 def _commit(part: _Part, records: Mapping[str, np.ndarray], elapsed_seconds: float, evaluation_seconds: float) -> None:
@@ -207,4 +214,12 @@ def _restore(part: _Part) -> Snapshot | None:
         {name.removeprefix(folder): array for name, array in arrays.items() if name.startswith(folder)}
         for folder in ("done/", "state/")
     )
+    if done and any(name.startswith(PARAMS) for name in done) != bool(part.kept_members):
+        warnings.warn(
+            f"a checkpoint of members {part.first} … {part.last - 1} is passed over: keep_params was edited since; "
+            "this part starts from step 0",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
     return Snapshot(done, state, step)

@@ -32,10 +32,14 @@ class DataSet:
         return None
 
 
-def check_fraction(name: str, fraction: float) -> None:
-    """Raises ValueError unless the fraction of a split lies in [0, 1)."""
-    if not 0 <= fraction < 1:
-        raise ValueError(f"{name}={fraction} must lie in [0, 1)")
+def check_fractions(**fractions: float) -> None:
+    """Raises ValueError unless each lies in [0, 1) and together they leave something to train on."""
+    for name, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise ValueError(f"{name}={fraction} must lie in [0, 1)")
+    if sum(fractions.values()) >= 1:
+        given = " and ".join(f"{name}={fraction}" for name, fraction in fractions.items())
+        raise ValueError(f"{given} leave nothing to train on; lower them")
 
 
 def hold_out(examples: Examples, num_held_out: int, rng: np.random.Generator) -> tuple[Examples, Examples]:
@@ -74,8 +78,8 @@ def take(examples: Examples, index: np.ndarray) -> Examples:
 def standardise(train: Examples, *others: Examples) -> tuple[Examples, ...]:
     """Features with mean 0 and standard deviation 1 over the existing steps of the training examples.
 
-    The others are shifted and scaled by the same numbers. A feature that is constant in training is only shifted. Values
-    at steps that do not exist become 0.
+    The others are shifted and scaled by the same numbers. A feature that is constant in training is only shifted.
+    Values at steps that do not exist become 0.
     """
     values = np.asarray(train.inputs, dtype=np.float64)
     steps = values.reshape(-1, values.shape[-1]) if train.mask is None else values[train.mask]
@@ -96,7 +100,7 @@ def as_splits(train: Examples, val: Examples, test: Examples) -> Splits:
     """The same examples as read-only arrays: inputs float32 (tokens int32), labels int32, masks bool."""
 
     def constant(values: np.ndarray, dtype: type) -> Any:
-        array = np.ascontiguousarray(values, dtype=dtype)
+        array: np.ndarray = np.ascontiguousarray(values, dtype=dtype)
         # one copy serves the whole process
         array.setflags(write=False)
         return array

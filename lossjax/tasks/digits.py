@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Array, Key
 
-from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fraction, count, hold_out, standardise
+from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fractions, count, hold_out, standardise
 from lossjax.tasks.task import Splits
 
 View = Literal["rows", "pixels"]
@@ -32,13 +32,7 @@ class Digits(DataSet):
     def __post_init__(self) -> None:
         if self.view not in get_args(View):
             raise ValueError(f"view={self.view!r} is none of {', '.join(get_args(View))}")
-        check_fraction("val_fraction", self.val_fraction)
-        check_fraction("test_fraction", self.test_fraction)
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"val_fraction={self.val_fraction} and test_fraction={self.test_fraction} leave nothing to train on; "
-                "lower them"
-            )
+        check_fractions(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
 
     @property
     def num_classes(self) -> int:

@@ -18,7 +18,7 @@ Prior = Literal["uniform", "zipf"] | tuple[float, ...]
 
 REFERENCE_EXAMPLES = 8192  # inputs over which a teacher's scores are standardised and its biases found
 BIAS_ITERATIONS = 20  # leave less than 2 % of the reference mass misplaced, 3,000 classes at temperature 0.08 included
-BAYES_EXAMPLES = 2**17  # inputs behind Teacher.bayes and at_bayes_accuracy
+BAYES_EXAMPLES = 2**16  # inputs behind Teacher.bayes and at_bayes_accuracy
 MAX_CELLS = 2**22  # example-class entries of the posterior held at once
 FORGET_BIAS = 2.0  # the LSTM teacher remembers about eight steps
 
@@ -27,11 +27,11 @@ FORGET_BIAS = 2.0  # the LSTM teacher remembers about eight steps
 class Teacher:
     """Standard normal sequences, labelled by the known posterior p*(y|x) of a random network.
 
-    p*(y|x) = softmax(score_y(x) / temperature + bias_y). Each class's score has mean 0 and variance 1 over inputs, so that
-    a temperature means the same at every size. The biases are such that E p*(y|x), the frequency of label y, is the
-    class's prior. All three hold over the teacher's 8,192 reference inputs; what they leave over the whole
-    population is sampling error: with 2 classes the frequencies are within 0.01 of the prior, with 3,000 at a low
-    temperature a tenth of their mass lies elsewhere. ``bayes_risk`` gives the frequencies.
+    p*(y|x) = softmax(score_y(x) / temperature + bias_y). Each class's score has mean 0 and variance 1 over inputs, so
+    that a temperature means the same at every size. The biases are such that E p*(y|x), the frequency of label y, is
+    the class's prior. All three hold over the teacher's 8,192 reference inputs, hence over the population up to
+    sampling error: with 2 classes the frequencies are within 0.01 of the prior; with 3,000 at a low temperature about
+    a tenth of their mass lies elsewhere. ``bayes_risk`` gives the frequencies.
 
     Members draw their own examples from their data key. With a ``teacher_seed`` all have the same teacher; with None
     each draws one of its own as well, so that replicating over members replicates over teachers. Label noise and the
@@ -92,7 +92,7 @@ class Teacher:
 
     @property
     def bayes(self) -> Bayes | None:
-        """From ``bayes_risk`` over 131,072 inputs, computed once a process; standard errors are about 0.001.
+        """From ``bayes_risk`` over 65,536 inputs, computed once a process; standard errors are about 0.001.
 
         None with ``teacher_seed=None``: members then have different teachers; ask ``bayes_risk`` with a member's key.
         """
@@ -181,9 +181,9 @@ def bayes_risk(task: Teacher, num_examples: int = 10**6, seed: int = 0, key: Key
 def at_bayes_accuracy(task: Teacher, accuracy: float) -> Teacher:
     """The same teacher at the temperature, to four digits, that gives a stated Bayes accuracy within about 0.002.
 
-    By bisection over temperatures from 0.001 to 1,000 on the inputs of ``task.bayes``; seconds, or minutes with thousands
-    of classes, so an experiment is best given the result. Raises ValueError where these temperatures do not reach the
-    accuracy, and with ``teacher_seed=None``, where each member's teacher needs its own.
+    By bisection over temperatures from 0.001 to 1,000 on the inputs of ``task.bayes``; seconds, or minutes with
+    thousands of classes, so an experiment is best given the result. Raises ValueError where these temperatures do not
+    reach the accuracy, and with ``teacher_seed=None``, where each member's teacher needs its own.
     """
     if task.teacher_seed is None:
         raise ValueError("teacher_seed=None has no one teacher to tune; give a seed, and use several for several draws")
@@ -198,7 +198,7 @@ def at_bayes_accuracy(task: Teacher, accuracy: float) -> Teacher:
         raise ValueError(
             f"accuracy={accuracy} is out of reach: temperatures from {low:g} to {high:g} give {most:.4f} to {least:.4f}"
         )
-    while high / low > 1 + 1e-4:
+    while high / low > 1 + 1e-3:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if reached(middle) > accuracy else (low, middle)
     return dataclasses.replace(task, temperature=float(f"{low:.4g}"))
@@ -276,8 +276,8 @@ _compiled_random_weights = jax.jit(_random_weights, static_argnames=("task",))
 def _matching_bias(logits: Float[Array, "example class"], prior: np.ndarray) -> Float[Array, " class"]:
     """Biases at which the mean posterior is the prior, by iterative proportional fitting from the log prior.
 
-    A class whose mean posterior is too small by some factor gets its bias raised by that factor's logarithm, all classes
-    at once (Sinkhorn & Knopp 1967, with the examples' sums kept at 1 by the softmax).
+    A class whose mean posterior is too small by some factor gets its bias raised by that factor's logarithm, all
+    classes at once (Sinkhorn & Knopp 1967, with the examples' sums kept at 1 by the softmax).
     """
     log_prior = np.log(prior).astype(np.float32)
 
@@ -293,7 +293,7 @@ def _hidden(
 ) -> Float[Array, "example hidden"]:
     """The LSTM's last hidden state, or the dense network's one layer over all steps at once."""
     if task.network == "dense":
-        return jnp.tanh(_product(features.reshape(len(features), -1), to_hidden))
+        return jnp.tanh(_product(features.reshape(len(features), len(to_hidden)), to_hidden))
 
     def step(state: tuple[Array, Array], now: Float[Array, "example feature"]) -> tuple[tuple[Array, Array], None]:
         cell, hidden = state

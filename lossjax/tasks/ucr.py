@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from jaxtyping import Array, Key
 
-from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fraction, count, hold_out, standardise
+from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fractions, count, hold_out, standardise
 from lossjax.tasks.task import Splits
 
 
@@ -30,7 +30,7 @@ class ItalyPowerDemand(DataSet):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fraction("val_fraction", self.val_fraction)
+        check_fractions(val_fraction=self.val_fraction)
 
     @property
     def num_classes(self) -> int:
@@ -55,7 +55,7 @@ class JapaneseVowels(DataSet):
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fraction("val_fraction", self.val_fraction)
+        check_fractions(val_fraction=self.val_fraction)
 
     @property
     def num_classes(self) -> int:

@@ -33,6 +33,8 @@ class Measure:
     block: int = 128  # examples a forward pass of an evaluation
 
     def __post_init__(self) -> None:
+        if not self.splits:
+            raise ValueError("splits is empty, so nothing would be measured; name at least one of train, val and test")
         for name in ("splits", "per_example", "logits"):
             for split in getattr(self, name):
                 if split not in SPLITS:

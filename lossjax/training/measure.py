@@ -35,7 +35,8 @@ def measure(
     Scalars: ``loss`` (plain cross-entropy, nats), ``accuracy``, ``top5_accuracy`` (absent where there are at most 5
     classes), ``brier``, ``confidence``, ``entropy`` (nats), ``tied`` (share of examples whose highest logit is not
     unique), ``ece_width``; and with ``config.calibration`` also ``refinement``, ``calibration``, ``ece_mass``,
-    ``temperature``, ``temperature_edge`` (1 where the temperature is 1/64 or 64) and ``margin_quantiles`` [quantile].
+    ``temperature``, ``temperature_edge`` (1 where it, or that of a fold, is 1/64 or 64, else 0), and
+    ``margin_quantiles`` [quantile].
 
     Each scalar except the temperature and its edge comes by class-frequency group too, ``group_loss`` [group] and so
     on, if ``groups`` are given: over the examples whose label is in the group, nan where there are none. A group's
@@ -236,7 +237,8 @@ def _fit_temperature(
     is_other = (fold != np.arange(num_folds)[:, None]).astype(np.float32)
     sums = _dot(is_other, jnp.stack([first * weights, second * weights], axis=1))
     _, by_fold = newton(position, sums[:, 0], sums[:, 1])
-    scale = jnp.exp(jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE))[fold]
+    by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
+    scale = jnp.exp(by_fold)[fold]
 
     def loss(logits: Array, highest: Array, scale: Array, label_gap: Array) -> Array:
         return jnp.log(jnp.sum(jnp.exp((logits - highest) * scale), axis=0)) - scale * label_gap
@@ -244,9 +246,10 @@ def _fit_temperature(
     losses = _over_examples(loss, logits, examples.highest, scale, examples.label_gap)
     # comparisons with nan are false, and would leave a temperature where there is none
     is_number = jnp.isfinite(jnp.sum(first * weights))
+    is_edge = jnp.any(jnp.abs(jnp.append(by_fold, position)) >= np.float32(LOG_RANGE))
     return _TemperatureFit(
         temperature=jnp.where(is_number, jnp.exp(-position), jnp.nan),
-        is_edge=jnp.where(is_number, (jnp.abs(position) >= np.float32(LOG_RANGE)).astype(jnp.float32), jnp.nan),
+        is_edge=jnp.where(is_number, is_edge.astype(jnp.float32), jnp.nan),
         loss=losses,
     )
 
@@ -257,8 +260,8 @@ def _ece_width(
     slices: Float[Array, "slice example"],
     bins: int,
 ) -> Float[Array, " slice"]:
-    """Σ_bin |Σ gap| of each slice; bin b is [b/bins, (b+1)/bins), the last one with 1 (Guo et al. 2017, eq. 3)."""
-    bin_of = jnp.minimum((confidence * bins).astype(jnp.int32), bins - 1)
+    """Σ_bin |Σ gap| of each slice; bin b is (b/bins, (b+1)/bins], so 1 is in the last (Guo et al. 2017, eq. 3)."""
+    bin_of = jnp.ceil(confidence * bins).astype(jnp.int32) - 1
     in_bin = (bin_of == jnp.arange(bins)[:, None]).astype(jnp.float32)
     return jnp.sum(jnp.abs(_dot(in_bin, (slices * gap).T)), axis=0)
 
@@ -266,14 +269,14 @@ def _ece_width(
 def _ece_mass(
     confidence: Float[Array, " example"], gap: Float[Array, " example"], weights: Float[Array, " example"], bins: int
 ) -> Float[Array, ""]:
-    """Σ_bin |Σ gap|, bin b holding ranks floor(b·n/bins) … floor((b+1)·n/bins) - 1 (Roelofs et al. 2022, sec. 3).
+    """Σ_bin |Σ gap|, bin b holding the ranks r with floor(r·bins/n) = b (Roelofs et al. 2022, sec. 3).
 
     Equal confidences that two bins share are divided in proportion: the order of examples does not matter. Only the
     confidences at the bins' edges are taken from the sort, so it has a single operand.
     """
     keys = jnp.where(weights > 0, _sort_keys(confidence), jnp.iinfo(jnp.int32).max)
     count = jnp.sum(weights).astype(jnp.int32)
-    ranks = jnp.arange(1, bins) * count // bins
+    ranks = -(-jnp.arange(1, bins) * count // bins)  # the first of each bin but the lowest
     edges = jax.lax.sort(keys, is_stable=False)[jnp.minimum(ranks, len(keys) - 1)]
     columns = jnp.stack([weights, gap * weights], axis=1)
     below = _dot((keys < edges[:, None]).astype(jnp.float32), columns)

@@ -87,7 +87,6 @@ class Segment:
 
     member_steps: int  # padding not counted
     seconds: float
-    num_evals: int
     step: int  # of the wave
     members_done: int
     snapshot: Callable[[], Snapshot]
@@ -222,7 +221,7 @@ def train_members(
                     latest = Snapshot(_joined(finished), {} if state is None else _on_host(_leaves(state), size), step)
                     return latest
 
-                yield Segment(passed.num_steps * len(wave), passed.seconds, passed.num_evals, step, num_done, snapshot)
+                yield Segment(passed.num_steps * len(wave), passed.seconds, step, num_done, snapshot)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or program.tile == 2:
                 raise
@@ -238,7 +237,6 @@ class _Passed(NamedTuple):
     state: MemberState
     step: int
     num_steps: int
-    num_evals: int
     seconds: float
 
 
@@ -246,7 +244,8 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
     """The segments of one wave, from the snapshot's state where it has these members', else from the start."""
     num_padding = program.wave - len(wave)
     seeds, hparams = _padded(wave, num_padding)
-    state, data = program.start(seeds, hparams, program.splits)
+    # drawing the data is no part of the first segment's time
+    state, data = jax.block_until_ready(program.start(seeds, hparams, program.splits))
     step, seconds_a_step = -1, 0.0
     if latest is not None and latest.state and latest.num_training >= len(wave):
         state, step = _restored(latest.state, state, len(wave), num_padding, program.sharding), latest.step
@@ -263,7 +262,7 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
         seconds = time.perf_counter() - clock
         num_steps = last - max(step, 0)
         seconds_a_step = seconds / num_steps if num_steps else 0.0
-        yield _Passed(state, last, num_steps, int(span.last_eval - span.first_eval), seconds)
+        yield _Passed(state, last, num_steps, seconds)
         step = last
 
 

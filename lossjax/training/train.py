@@ -46,7 +46,7 @@ class Cell:
         filled = {
             name: getattr(self.task, name)
             for name in ("num_classes", "num_tokens")
-            if getattr(self.model, name, None) is None
+            if getattr(self.model, name, 0) is None  # a model of one's own may have no such field
         }
         return self.model.clone(**filled)
 

@@ -1,0 +1,320 @@
+"""Metrics against scikit-learn, NumPy and SciPy, and what must not change them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
+
+from lossjax.training.config import Measure
+from lossjax.training.measure import class_groups, measure, per_example
+
+CONFIG = Measure()
+UNCALIBRATED = Measure(calibration=False)
+LOG_RANGE = np.log(64)
+
+# compiled once a shape and configuration
+_compiled = jax.jit(measure, static_argnames="config")
+
+
+def _draw(num_examples: int, num_classes: int, seed: int = 0, scale: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn from their own softmax: calibrated."""
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.normal(size=(num_examples, num_classes))).astype(np.float32)
+    cumulative = np.cumsum(softmax(logits.astype(float), axis=1), axis=1)
+    labels = (rng.random((num_examples, 1)) > cumulative).sum(axis=1)
+    return logits, np.minimum(labels, num_classes - 1).astype(np.int32)
+
+
+def _measure(logits, labels, groups=None, config=CONFIG, weights=None) -> dict[str, np.ndarray]:
+    return {name: np.asarray(value) for name, value in _compiled(logits, labels, groups, config, weights).items()}
+
+
+def _assert_close(actual: dict, expected: dict, rtol: float = 2e-5, atol: float = 2e-6) -> None:
+    assert set(actual) == set(expected)
+    for name in actual:
+        np.testing.assert_allclose(actual[name], expected[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+# 10: turned; 40: in rows; the last: more than one block of examples, and a short one
+SHAPES = [(300, 2), (300, 10), (300, 40), (150, 1500)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_means_equal_scikit_learn(shape: tuple[int, int]) -> None:
+    skl = pytest.importorskip("sklearn.metrics")
+    logits, labels = _draw(*shape)
+    classes = np.arange(shape[1])
+    probabilities = softmax(logits.astype(float), axis=1)
+    metrics = _measure(logits, labels, config=UNCALIBRATED)
+    one_hot = classes == labels[:, None]
+    np.testing.assert_allclose(metrics["loss"], skl.log_loss(labels, probabilities, labels=classes), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], skl.accuracy_score(labels, logits.argmax(1)), rtol=1e-6)
+    np.testing.assert_allclose(metrics["brier"], ((probabilities - one_hot) ** 2).sum(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["confidence"], probabilities.max(1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["entropy"], -(probabilities * np.log(probabilities)).sum(1).mean(), rtol=1e-5)
+    assert metrics["tied"] == 0
+    if shape[1] > 5:
+        top5 = skl.top_k_accuracy_score(labels, logits, k=5, labels=classes)
+        np.testing.assert_allclose(metrics["top5_accuracy"], top5, rtol=1e-6)
+    else:
+        assert "top5_accuracy" not in metrics
+
+
+def test_two_class_brier_is_twice_scikit_learns() -> None:
+    skl = pytest.importorskip("sklearn.metrics")
+    logits, labels = _draw(300, 2)
+    expected = 2 * skl.brier_score_loss(labels, softmax(logits, axis=1)[:, 1])
+    np.testing.assert_allclose(_measure(logits, labels, config=UNCALIBRATED)["brier"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_records_of_each_example(shape: tuple[int, int]) -> None:
+    logits, labels = _draw(*shape)
+    records = jax.jit(per_example)(logits, labels)
+    rows = np.arange(len(labels))
+    others = logits.copy()
+    others[rows, labels] = -np.inf
+    losses = -log_softmax(logits.astype(float), axis=1)[rows, labels]
+    np.testing.assert_allclose(records["example_loss"], losses, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(records["example_margin"], logits[rows, labels] - others.max(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(records["example_correct"], logits.argmax(1) == labels)
+    assert records["example_correct"].dtype == bool
+
+
+@pytest.mark.parametrize("num_classes", [7, 40])
+def test_ties_go_to_the_lowest_index(num_classes: int) -> None:
+    logits = np.zeros((3, num_classes), np.float32)
+    logits[2, 3] = 1
+    metrics = _measure(logits, np.int32([0, 4, 3]), config=UNCALIBRATED)
+    np.testing.assert_allclose(metrics["accuracy"], 2 / 3, rtol=1e-6)  # the second ranks fifth
+    np.testing.assert_allclose(metrics["top5_accuracy"], 1, rtol=1e-6)
+    np.testing.assert_allclose(metrics["tied"], 2 / 3, rtol=1e-6)
+
+
+def _ece_by_loop(logits: np.ndarray, labels: np.ndarray, bins: int, scheme: str) -> float:
+    probabilities = softmax(logits.astype(float), axis=1)
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    total = 0.0
+    order = np.argsort(confidence)
+    for index in range(bins):
+        if scheme == "width":
+            chosen = (confidence > index / bins) & (confidence <= (index + 1) / bins)
+        else:
+            chosen = order[[rank for rank in range(len(labels)) if rank * bins // len(labels) == index]]
+        total += abs(np.sum(confidence[chosen]) - np.sum(correct[chosen]))
+    return total / len(labels)
+
+
+@pytest.mark.parametrize(("num_examples", "bins"), [(317, 15), (100, 7), (10, 15)])
+def test_calibration_errors_equal_a_loop_over_bins(num_examples: int, bins: int) -> None:
+    logits, labels = _draw(num_examples, 10)
+    metrics = _measure(3 * logits, labels, config=Measure(bins=bins))
+    for scheme in ("width", "mass"):
+        expected = _ece_by_loop(3 * logits, labels, bins, scheme)
+        np.testing.assert_allclose(metrics[f"ece_{scheme}"], expected, rtol=1e-5, err_msg=scheme)
+
+
+def test_confidence_one_is_in_the_last_bin() -> None:
+    logits = np.zeros((20, 3), np.float32)
+    logits[:, 0] = 200
+    metrics = _measure(logits, np.int32([0] * 15 + [1] * 5), config=UNCALIBRATED)
+    np.testing.assert_allclose(metrics["ece_width"], 0.25, rtol=1e-6)
+
+
+def test_equal_confidences_share_bins_in_proportion() -> None:
+    # a constant classifier: every bin then holds the same share of correct examples, whatever their order
+    logits = np.tile(np.float32([1, 0, 0, 0, 0, 0]), (60, 1))
+    metrics = _measure(logits, np.int32([0] * 24 + [1] * 36))
+    np.testing.assert_allclose(metrics["ece_mass"], abs(softmax(logits[0]).max() - 0.4), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_margin_quantiles_equal_numpy(weighted: bool) -> None:
+    logits, labels = _draw(203, 10)
+    weights = (np.arange(203) % 3 > 0).astype(np.float32)
+    config = Measure(quantiles=(0.0, 0.05, 0.5, 0.77, 1.0))
+    actual = _measure(logits, labels, config=config, weights=weights if weighted else None)["margin_quantiles"]
+    margins = np.asarray(per_example(logits, labels)["example_margin"])
+    used = margins[weights > 0] if weighted else margins
+    np.testing.assert_allclose(actual, np.quantile(used, config.quantiles), rtol=1e-4, atol=1e-5)
+
+
+def _penalised(log_inverse: float, logits: np.ndarray, labels: np.ndarray) -> float:
+    scaled = np.exp(log_inverse) * logits.astype(float)
+    return (logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]).sum() + 0.5 * log_inverse**2
+
+
+def _best_log_inverse(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The minimum by SciPy, from a grid: the function may have several minima."""
+    grid = np.linspace(-LOG_RANGE, LOG_RANGE, 201)
+    values = [_penalised(point, logits, labels) for point in grid]
+    near = int(np.argmin(values))
+    bounds = grid[max(near - 1, 0)], grid[min(near + 1, 200)]
+    options = {"xatol": 1e-9}
+    return minimize_scalar(_penalised, bounds=bounds, args=(logits, labels), method="bounded", options=options).x
+
+
+def _logits_of(kind: str, num_examples: int, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    logits, labels = _draw(num_examples, num_classes)
+    rows = np.arange(num_examples)
+    if kind == "huge":
+        labels = np.random.default_rng(1).integers(0, num_classes, num_examples).astype(np.int32)
+        logits = 1000 * logits
+    elif kind == "constant":
+        logits = np.tile(logits[:1], (num_examples, 1))
+    elif kind in ("separable", "nearly separable"):
+        logits = 0.1 * logits
+        logits[rows, labels] += 3
+        if kind == "nearly separable":
+            labels[0] = (labels[0] + 1) % num_classes
+    elif kind == "small":
+        logits = 0.03 * logits
+    return logits.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "huge", "constant", "separable", "nearly separable", "small"])
+@pytest.mark.parametrize(("num_examples", "num_classes"), [(20, 2), (20, 10), (1000, 2), (1000, 10)])
+def test_temperature_equals_scipy(kind: str, num_examples: int, num_classes: int) -> None:
+    logits, labels = _logits_of(kind, num_examples, num_classes)
+    metrics = _measure(logits, labels)
+    expected = _best_log_inverse(logits, labels)
+    np.testing.assert_allclose(-np.log(metrics["temperature"]), expected, atol=2e-3)
+    # what counts is the height reached: where the minimum is flat its place is less certain
+    excess = _penalised(-np.log(metrics["temperature"]), logits, labels) - _penalised(expected, logits, labels)
+    assert excess < 1e-5 * num_examples
+    np.testing.assert_allclose(metrics["loss"] - metrics["refinement"], metrics["calibration"], rtol=1e-4, atol=1e-5)
+
+
+def test_edges_are_flagged() -> None:
+    logits, labels = _logits_of("huge", 1000, 10)
+    metrics = _measure(logits, labels)
+    assert metrics["temperature"] == pytest.approx(64)
+    assert metrics["temperature_edge"] == 1
+    assert _measure(*_draw(1000, 10))["temperature_edge"] == 0
+
+
+def test_temperature_of_calibrated_logits_is_one_and_scales_with_them() -> None:
+    logits, labels = _draw(4000, 10)
+    metrics = _measure(logits, labels)
+    assert metrics["temperature"] == pytest.approx(1, abs=0.05)
+    assert metrics["calibration"] == pytest.approx(0, abs=1e-3)
+    scaled = _measure(5 * logits, labels)
+    # up to the penalty, whose share is about 1/n
+    assert scaled["temperature"] == pytest.approx(5 * metrics["temperature"], rel=2e-3)
+    assert scaled["refinement"] == pytest.approx(metrics["refinement"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "tolerance"), [((40, 10), 2e-3), ((500, 10), 1e-4), ((500, 40), 1e-4)])
+def test_refinement_equals_temperatures_fitted_without_each_fold(shape: tuple[int, int], tolerance: float) -> None:
+    logits, labels = _draw(*shape)
+    logits = 4 * logits
+    fold = np.arange(len(labels)) % CONFIG.folds
+    losses = np.empty(len(labels))
+    for index in range(CONFIG.folds):
+        out = fold == index
+        scaled = np.exp(_best_log_inverse(logits[~out], labels[~out])) * logits[out].astype(float)
+        losses[out] = -log_softmax(scaled, axis=1)[np.arange(out.sum()), labels[out]]
+    assert _measure(logits, labels)["refinement"] == pytest.approx(losses.mean(), abs=tolerance)
+
+
+@pytest.mark.parametrize("num_classes", [10, 40])
+def test_weights_are_as_a_subset(num_classes: int) -> None:
+    logits, labels = _draw(400, num_classes)
+    # the first examples, as with train_size: so folds by position are the same
+    weights = (np.arange(400) < 270).astype(np.float32)
+    groups = jnp.arange(num_classes) % 3
+    subset = _measure(logits[:270], labels[:270], groups)
+    _assert_close(_measure(logits, labels, groups, weights=weights), subset, rtol=2e-4, atol=2e-5)
+
+
+def test_a_group_is_measured_as_its_examples_alone() -> None:
+    logits, labels = _draw(400, 10)
+    groups = np.int32([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
+    metrics = _measure(logits, labels, jnp.asarray(groups))
+    alone_in_temperature = {"temperature", "temperature_edge", "margin_quantiles", "refinement", "calibration"}
+    for group in (0, 1):
+        chosen = groups[labels] == group
+        alone = _measure(logits[chosen], labels[chosen])
+        for name in set(alone) - alone_in_temperature:
+            np.testing.assert_allclose(metrics[f"group_{name}"][group], alone[name], rtol=1e-4, err_msg=name)
+    for name in ("loss", "accuracy", "refinement", "calibration", "ece_mass"):
+        assert np.isnan(metrics[f"group_{name}"][2]), name  # no class is in the third group
+    shares = np.bincount(groups[labels]) / len(labels)
+    for name in ("refinement", "calibration"):
+        np.testing.assert_allclose(metrics[f"group_{name}"][:2] @ shares, metrics[name], rtol=1e-4, atol=1e-6)
+
+
+def test_mapped_over_members_equals_looped() -> None:
+    drawn = [_draw(200, 10, seed) for seed in range(3)]
+    logits, labels = np.stack([z for z, _ in drawn]), np.stack([y for _, y in drawn])
+    groups = jnp.arange(10) // 4
+    mapped = jax.jit(jax.vmap(lambda z, y: measure(z, y, groups, CONFIG)))(logits, labels)
+    for member in range(3):
+        looped = _measure(logits[member], labels[member], groups)
+        _assert_close({name: value[member] for name, value in mapped.items()}, looped)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), shift=st.integers(-50, 50), tied=st.booleans())
+def test_shifts_and_permutations_change_nothing(seed: int, shift: int, tied: bool) -> None:
+    logits, labels = _draw(60, 6, seed)
+    if tied:
+        logits = np.round(logits)
+    rng = np.random.default_rng(seed)
+    config = UNCALIBRATED if tied else CONFIG
+    expected = _measure(logits, labels, config=config)
+    shifted = logits + shift * rng.integers(0, 2, (60, 1)).astype(np.float32)
+    actual = _measure(shifted, labels, config=config)
+    # rounding may move a confidence over the edge of a bin
+    _assert_close(_without_bins(actual), _without_bins(expected), rtol=2e-3, atol=1e-3 if not tied else 1e-5)
+
+    order = rng.permutation(60)
+    moved = _measure(logits[order], labels[order], config=UNCALIBRATED)
+    _assert_close(moved, _measure(logits, labels, config=UNCALIBRATED), rtol=1e-4, atol=1e-5)
+    if not tied:
+        classes = rng.permutation(6)
+        renamed = _measure(logits[:, classes], np.argsort(classes)[labels].astype(np.int32), config=config)
+        _assert_close(_without_bins(renamed), _without_bins(expected), rtol=2e-3, atol=1e-3)
+
+
+def _without_bins(metrics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in metrics.items() if not name.startswith("ece")}
+
+
+def test_mass_error_does_not_depend_on_the_order_of_examples() -> None:
+    logits, labels = _draw(60, 6)
+    logits = np.round(logits)  # so that there are many ties
+    order = np.random.default_rng(0).permutation(60)
+    moved = _measure(logits[order], labels[order])["ece_mass"]
+    np.testing.assert_allclose(moved, _measure(logits, labels)["ece_mass"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [10, 40])
+def test_a_nonfinite_member_has_no_metrics(num_classes: int) -> None:
+    logits, labels = _draw(50, num_classes)
+    metrics = _measure(np.full_like(logits, np.nan), labels)
+    for name in ("loss", "brier", "ece_width", "ece_mass", "temperature", "temperature_edge", "refinement"):
+        assert np.isnan(metrics[name]), name
+    assert metrics["accuracy"] == 0
+
+
+def test_class_groups_have_equal_shares_of_the_training_mass() -> None:
+    counts = np.array([1, 30, 2, 20, 10, 0, 15, 22])
+    # from the most frequent: 30, 22, 20, 15, 10, 2, 1, 0 begin at 0, 30, 52, 72, 87, 97, 99, 100 of 100
+    np.testing.assert_array_equal(class_groups(counts, 2), [1, 0, 1, 1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(class_groups(counts, 3), [2, 0, 2, 1, 2, 2, 2, 0])
+    np.testing.assert_array_equal(class_groups(np.full(6, 7), 3), [0, 0, 1, 1, 2, 2])
+    mapped = jax.vmap(lambda counts: class_groups(counts, 3))(np.stack([counts, counts[::-1]]))
+    np.testing.assert_array_equal(mapped[1], mapped[0][::-1])
+
+
+def test_what_is_not_asked_for_is_not_in_the_program() -> None:
+    logits, labels = _draw(50, 10)
+    text = str(jax.make_jaxpr(lambda z, y: measure(z, y, None, UNCALIBRATED))(logits, labels))
+    assert "sort" not in text
+    assert "while" not in text
+    assert "scan" not in text

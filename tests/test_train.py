@@ -1,0 +1,301 @@
+"""One member: against loops written by hand, and what each hyperparameter does to its data and its program."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from lossjax.hyperparams import Hyperparams
+from lossjax.keys import streams_from_seeds
+from lossjax.models import LSTM, Dense
+from lossjax.tasks import RandomLabels
+from lossjax.training import train
+from lossjax.training.config import Measure, TrainConfig
+from lossjax.training.train import Cell, Span
+
+LEAN = Measure(calibration=False, num_groups=0)
+# ten examples in batches of four: the last batch of an epoch holds two
+TASK = RandomLabels(num_examples=10, seq_len=4, num_features=2, num_heldout=6)
+CELL = Cell(TASK, LSTM(hidden=3), TrainConfig(4, epochs=3, measure=LEAN))
+DENSE = Cell(TASK, Dense(width=4, layers=1), TrainConfig(4, epochs=3, measure=LEAN))
+
+
+def scalars(**values: float) -> Hyperparams:
+    return Hyperparams(**{name: jnp.float32(value) for name, value in values.items()})
+
+
+def member(cell: Cell, hparams: Hyperparams, seed: int = 1, **other_seeds: int):
+    """Streams, data and state of one member, as ``population`` makes them."""
+    names = ("data", "init", "order", "noise")
+    streams = streams_from_seeds(jnp.array([other_seeds.get(name, seed) for name in names], jnp.uint32))
+    data = train.prepare(cell, streams, hparams, cell.task.splits(streams.data))
+    return streams, data, train.init(cell, streams, hparams, data)
+
+
+@functools.cache
+def compiled_run(cell: Cell):
+    return jax.jit(functools.partial(train.run, cell))
+
+
+def span(cell: Cell, last: int) -> Span:
+    """From the start, the evaluation before any step included, to ``last``."""
+    evaluations = cell.config.eval_steps(cell.sizes["train"])
+    bounds = (0, last, 0, int(np.searchsorted(evaluations, last)) + 1)
+    return Span(*(jnp.int32(bound) for bound in bounds))
+
+
+def assert_trees_close(actual, expected, **tolerance: float) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_is_a_plain_loop_over_epochs_and_batches_the_short_one_included():
+    """Against Flax and optax without padding, weights, tracing of steps, or anything else of lossjax's training."""
+    hparams = scalars(learning_rate=0.05)
+    streams, data, state = member(CELL, hparams)
+    trained = compiled_run(CELL)(state, streams, hparams, data, span(CELL, 9))
+
+    network = LSTM(hidden=3, num_classes=2)
+    splits = TASK.splits(streams.data)
+    params = network.init(streams.init, splits.train.inputs[:1])["params"]
+    optimizer = optax.adam(0.05)
+    opt_state = optimizer.init(params)
+
+    def mean_loss(params, inputs, labels):
+        logits = network.apply({"params": params}, inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    loss_and_gradients = jax.jit(jax.value_and_grad(mean_loss))
+    curves = {name: [] for name in ("batch_loss", "train_loss", "val_loss", "train_accuracy")}
+    batch_loss = np.nan
+
+    def record():
+        curves["batch_loss"].append(float(batch_loss))
+        for name, split in (("train_loss", splits.train), ("val_loss", splits.val)):
+            curves[name].append(float(mean_loss(params, split.inputs, split.labels)))
+        logits = network.apply({"params": params}, splits.train.inputs)
+        curves["train_accuracy"].append(float((logits.argmax(-1) == splits.train.labels).mean()))
+
+    record()
+    for epoch in range(3):
+        order = jax.random.permutation(jax.random.fold_in(streams.order, epoch), 10)
+        for batch in (order[:4], order[4:8], order[8:]):
+            batch_loss, gradients = loss_and_gradients(params, splits.train.inputs[batch], splits.train.labels[batch])
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            params = optax.apply_updates(params, updates)
+        record()
+
+    assert_trees_close(trained.params, params, rtol=2e-4, atol=2e-5)
+    for name, curve in curves.items():
+        np.testing.assert_allclose(trained.records[name], curve, rtol=2e-4, atol=1e-6, err_msg=name)
+    assert trained.nonfinite_step == -1
+
+
+def test_run_is_step_after_step():
+    hparams = scalars(learning_rate=0.05)
+    streams, data, state = member(CELL, hparams)
+    whole = compiled_run(CELL)(state, streams, hparams, data, span(CELL, 9))
+    step = jax.jit(functools.partial(train.step, CELL))
+    for index in range(9):
+        order = jax.random.permutation(jax.random.fold_in(streams.order, index // 3), 10)
+        padded = jnp.concatenate([order, order[:2]])  # filled up by starting the order again
+        state = step(state, streams, hparams, data, padded, jnp.int32(index))
+    assert_trees_close(state.params, whole.params, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(state.batch_loss, whole.batch_loss, rtol=1e-5)
+
+
+def test_every_example_is_seen_once_an_epoch_and_what_fills_the_last_batch_weighs_nothing():
+    hparams = scalars(learning_rate=0.05)
+    streams, data, state = member(DENSE, hparams)
+    order = jnp.asarray(np.r_[np.arange(10), 0, 1])
+    other_filling = jnp.asarray(np.r_[np.arange(10), 5, 5])
+    step = jax.jit(functools.partial(train.step, DENSE))
+    a, b = (step(state, streams, hparams, data, rows, jnp.int32(2)) for rows in (order, other_filling))
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, a.params, b.params)))
+    other_example = jnp.asarray(np.r_[np.arange(9), 0, 0, 1])
+    c = step(state, streams, hparams, data, other_example, jnp.int32(2))
+    assert not np.array_equal(a.params["output"]["kernel"], c.params["output"]["kernel"])
+    for epoch in range(3):
+        assert sorted(train._order(DENSE, streams, hparams, jnp.int32(epoch))[:10].tolist()) == list(range(10))
+
+
+def test_a_loss_that_is_no_number_is_dated_by_its_step():
+    hparams = scalars(learning_rate=3e38)
+    streams, data, state = member(CELL, hparams)
+    trained = compiled_run(CELL)(state, streams, hparams, data, span(CELL, 9))
+    assert trained.nonfinite_step == 2  # the first update breaks the parameters, the second step's loss shows it
+    assert np.isfinite(trained.records["val_loss"]).tolist() == [True, False, False, False]
+
+
+# What no member uses ------------------------------------------------------------------------------------------------
+
+
+def draws_in_a_step(hparams: Hyperparams) -> int:
+    """How many random draws the program of a step holds."""
+    streams, data, state = member(DENSE, hparams)
+    order = jnp.zeros(12, jnp.int32)
+    step = functools.partial(train.step, DENSE)
+    return str(jax.make_jaxpr(step)(state, streams, hparams, data, order, jnp.int32(0))).count("random_bits")
+
+
+def test_without_dropout_a_step_draws_nothing():
+    assert draws_in_a_step(scalars(learning_rate=0.1)) == 0
+    assert draws_in_a_step(scalars(learning_rate=0.1, dropout=0.0)) == 1
+
+
+def test_absent_hyperparameters_leave_no_argument_and_no_operation():
+    order = jnp.zeros(12, jnp.int32)
+
+    def program(**fields):
+        hparams = scalars(learning_rate=0.1, **fields)
+        streams, data, state = member(DENSE, hparams)
+        return jax.make_jaxpr(lambda h: train.step(DENSE, state, streams, h, data, order, jnp.int32(0)).params)(hparams)
+
+    lean = program()
+    assert len(lean.jaxpr.invars) == 1
+    for name in ("weight_decay", "l2", "clip_norm", "label_smoothing"):
+        fuller = program(**{name: 0.1})
+        assert len(fuller.jaxpr.invars) == 2
+        assert len(fuller.jaxpr.eqns) > len(lean.jaxpr.eqns)
+
+
+# Label noise and training-set size ----------------------------------------------------------------------------------
+
+LARGE = Cell(
+    RandomLabels(num_examples=4000, seq_len=1, num_classes=4, num_heldout=40),
+    Dense(width=2),
+    TrainConfig(40, epochs=1, measure=LEAN),
+)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_label_noise_redraws_its_share_of_training_labels_and_no_others(share):
+    hparams = scalars(learning_rate=0.1, label_noise=share)
+    streams, data, _ = member(LARGE, hparams)
+    clean = LARGE.task.splits(streams.data)
+    changed = np.asarray(data.train_labels) != np.asarray(clean.train.labels)
+    expected = share * 3 / 4  # one redrawn label in four is the old one
+    assert abs(changed.mean() - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000)
+    joined = np.concatenate([clean.train.labels, clean.val.labels, clean.test.labels])
+    np.testing.assert_array_equal(data.examples.labels, joined)
+    np.testing.assert_array_equal(data.class_counts, np.bincount(data.train_labels, minlength=4))
+
+
+def test_more_label_noise_keeps_the_labels_already_redrawn():
+    given = (scalars(learning_rate=0.1, label_noise=share) for share in (0.2, 1.0))
+    few, many = (np.asarray(member(LARGE, hparams)[1].train_labels) for hparams in given)
+    clean = np.asarray(member(LARGE, scalars(learning_rate=0.1))[1].train_labels)
+    assert np.array_equal(few[few != clean], many[few != clean])
+
+
+def test_train_size_takes_the_first_examples_and_an_order_of_them():
+    hparams = scalars(learning_rate=0.1, train_size=3)
+    streams, data, _ = member(DENSE, hparams)
+    order = np.asarray(train._order(DENSE, streams, hparams, jnp.int32(0)))
+    assert order.shape == (12,)
+    assert set(order) == {0, 1, 2}
+    # ten places shared by three examples as evenly as can be
+    assert sorted(np.bincount(order[:10])) == [3, 3, 4]
+    assert data.class_counts.sum() == 3
+    np.testing.assert_array_equal(data.class_counts, np.bincount(data.train_labels[:3], minlength=2))
+
+
+def test_a_train_size_of_all_examples_changes_nothing():
+    streams, data, _ = member(DENSE, scalars(learning_rate=0.1))
+    hparams = scalars(learning_rate=0.1, train_size=10)
+    _, whole, _ = member(DENSE, hparams)
+    for epoch in range(2):
+        a, b = (train._order(DENSE, streams, h, jnp.int32(epoch)) for h in (hparams, scalars(learning_rate=0.1)))
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(whole.class_counts, data.class_counts)
+
+
+# Streams and initialisation -----------------------------------------------------------------------------------------
+
+
+def test_each_stream_feeds_its_own_purpose():
+    hparams = scalars(learning_rate=0.1, label_noise=0.5, dropout=0.5)
+    streams, data, state = member(DENSE, hparams)
+
+    def unchanged(**seeds: int) -> set[str]:
+        other_streams, other_data, other_state = member(DENSE, hparams, **seeds)
+        kernels = [s.params["output"]["kernel"] for s in (state, other_state)]
+        orders = [train._order(DENSE, s, hparams, jnp.int32(0)) for s in (streams, other_streams)]
+        dropout = [jax.random.bits(train._dropout_key(s)) for s in (streams, other_streams)]
+        pairs = {
+            "inputs": (data.examples.inputs, other_data.examples.inputs),
+            "labels": (data.train_labels, other_data.train_labels),
+            "params": kernels,
+            "order": orders,
+            "dropout": dropout,
+        }
+        return {name for name, (a, b) in pairs.items() if np.array_equal(a, b)}
+
+    everything = {"inputs", "labels", "params", "order", "dropout"}
+    assert unchanged() == everything
+    assert unchanged(init=9) == everything - {"params"}
+    assert unchanged(order=9) == everything - {"order"}
+    assert unchanged(noise=9) == everything - {"labels", "dropout"}
+    assert unchanged(data=9) == everything - {"inputs", "labels"}
+
+
+def test_init_scale_multiplies_parameters():
+    plain = member(DENSE, scalars(learning_rate=0.1))[2].params
+    halved = member(DENSE, scalars(learning_rate=0.1, init_scale=0.5))[2].params
+    assert_trees_close(halved, jax.tree.map(lambda leaf: leaf / 2, plain), rtol=0, atol=0)
+
+
+class _Scaled(nn.Module):
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs, mask=None, *, dropout_rate=None):
+        return nn.Dense(self.num_classes)(nn.LayerNorm()(inputs[:, -1]))
+
+
+def test_init_scale_leaves_normalisation_gains():
+    cell = dataclasses.replace(DENSE, model=_Scaled())
+    params = member(cell, scalars(learning_rate=0.1, init_scale=0.5))[2].params
+    np.testing.assert_array_equal(params["LayerNorm_0"]["scale"], 1)
+
+
+def test_a_cell_fills_in_what_the_model_takes_from_the_task():
+    assert Cell(LARGE.task, Dense(width=2), LARGE.config).network.num_classes == 4
+    assert Cell(LARGE.task, Dense(width=2, num_classes=7), LARGE.config).network.num_classes == 7
+    assert DENSE.sizes == {"train": 10, "val": 3, "test": 3}
+    assert (DENSE.num_steps, DENSE.steps_per_epoch) == (9, 3)
+
+
+def test_splits_without_examples_or_not_asked_for_are_not_measured():
+    alone = Cell(RandomLabels(num_examples=10), Dense(width=2), TrainConfig(4, epochs=1, measure=LEAN))
+    assert alone.measured == ["train"]
+    held_out = dataclasses.replace(
+        DENSE, config=TrainConfig(4, epochs=1, measure=Measure(splits=("val",), calibration=False))
+    )
+    hparams = scalars(learning_rate=0.1)
+    streams, data, state = member(held_out, hparams)
+    assert {name.split("_")[0] for name in state.records} == {"val", "batch"}
+    # evaluated examples are those of the split, not of its position among all
+    measured = train.evaluate(held_out, state.params, hparams, data, state.batch_loss)
+    val = held_out.task.splits(streams.data).val
+    logits = held_out.network.apply({"params": state.params}, val.inputs)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, val.labels).mean()
+    np.testing.assert_allclose(measured["val_loss"], expected, rtol=1e-5)
+
+
+def test_blocks_of_an_evaluation_give_the_logits_of_all_examples():
+    hparams = scalars(learning_rate=0.1)
+    _, data, state = member(DENSE, hparams)
+    small = dataclasses.replace(
+        DENSE, config=dataclasses.replace(DENSE.config, measure=dataclasses.replace(LEAN, block=5))
+    )
+    whole = DENSE.network.apply({"params": state.params}, data.examples.inputs)
+    np.testing.assert_allclose(train._logits(small, state.params, data.examples), whole, rtol=1e-5, atol=1e-6)
