@@ -111,10 +111,11 @@ def _ece_by_loop(logits: np.ndarray, labels: np.ndarray, bins: int, scheme: str)
 
 @pytest.mark.parametrize(("num_examples", "bins"), [(317, 15), (100, 7), (10, 15)])
 def test_calibration_errors_equal_a_loop_over_bins(num_examples: int, bins: int) -> None:
+    # calibrated, so that gaps have both signs: of one sign, they add up to the same wherever the bins end
     logits, labels = _draw(num_examples, 10)
-    metrics = _measure(3 * logits, labels, config=Measure(bins=bins))
+    metrics = _measure(logits, labels, config=Measure(bins=bins))
     for scheme in ("width", "mass"):
-        expected = _ece_by_loop(3 * logits, labels, bins, scheme)
+        expected = _ece_by_loop(logits, labels, bins, scheme)
         np.testing.assert_allclose(metrics[f"ece_{scheme}"], expected, rtol=1e-5, err_msg=scheme)
 
 
@@ -126,10 +127,14 @@ def test_confidence_one_is_in_the_last_bin() -> None:
 
 
 def test_equal_confidences_share_bins_in_proportion() -> None:
-    # a constant classifier: every bin then holds the same share of correct examples, whatever their order
-    logits = np.tile(np.float32([1, 0, 0, 0, 0, 0]), (60, 1))
-    metrics = _measure(logits, np.int32([0] * 24 + [1] * 36))
-    np.testing.assert_allclose(metrics["ece_mass"], abs(softmax(logits[0]).max() - 0.4), rtol=1e-4)
+    # 30 examples of a low confidence, always right, and 30 of a high one, always wrong; the middle of three bins has
+    # ten of each
+    logits = np.zeros((60, 6), np.float32)
+    logits[:, 0] = np.repeat([1, 4], 30)
+    low, high = softmax(logits[[0, -1]].astype(float), axis=1)[:, 0]
+    metrics = _measure(logits, np.repeat(np.int32([0, 1]), 30), config=Measure(bins=3))
+    expected = (20 * (1 - low) + abs(10 * high - 10 * (1 - low)) + 20 * high) / 60
+    np.testing.assert_allclose(metrics["ece_mass"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

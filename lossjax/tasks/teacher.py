@@ -165,7 +165,8 @@ def bayes_risk(task: Teacher, num_examples: int = 10**6, seed: int = 0, key: Key
     if num_examples < 2:
         raise ValueError(f"num_examples={num_examples} gives no standard error; draw at least 2")
     weights = _weights(task, _own_teacher_key(task, key))
-    losses, accuracies, marginals = _risks(task, weights, jax.random.key(seed, impl="threefry2x32"), num_examples)
+    inputs_key = jax.random.key(seed, impl="threefry2x32")
+    losses, accuracies, marginals = _risks(_architecture(task), weights, task.temperature, inputs_key, num_examples)
     loss, accuracy = (
         np.asarray(values, dtype=np.float64).reshape(-1)[:num_examples] for values in (losses, accuracies)
     )
@@ -190,7 +191,7 @@ def at_bayes_accuracy(task: Teacher, accuracy: float) -> Teacher:
     key = _seed_key(task.teacher_seed)
 
     def reached(temperature: float) -> float:
-        return float(_accuracy_at(task, key, temperature))
+        return float(_accuracy_at(_architecture(task), key, temperature))
 
     low, high = 1e-3, 1e3
     most, least = reached(low), reached(high)
@@ -238,7 +239,14 @@ def _weights(task: Teacher, own_key: Key[Array, ""] | None) -> _Weights:
 def _shared_weights(task: Teacher, seed: int) -> _Weights:
     """NumPy arrays, made once and never traced: in a program of many members the teacher is a small constant."""
     with jax.ensure_compile_time_eval():
-        return jax.tree.map(np.asarray, _compiled_random_weights(task, _seed_key(seed), task.temperature))
+        weights = _compiled_random_weights(_architecture(task), _seed_key(seed), task.temperature)
+        return jax.tree.map(np.asarray, weights)
+
+
+def _architecture(task: Teacher) -> Teacher:
+    """The task with every field at its default that changes no teacher's program, so that many share one compilation."""
+    names = ("network", "hidden", "seq_len", "num_features", "num_classes", "prior", "zipf_exponent")
+    return Teacher(**{name: getattr(task, name) for name in names})
 
 
 def _seed_key(seed: int) -> Key[Array, ""]:
@@ -341,7 +349,7 @@ def _fresh_hidden(
 
 @functools.partial(jax.jit, static_argnames=("task", "num_examples"))
 def _risks(
-    task: Teacher, weights: _Weights, key: Key[Array, ""], num_examples: int
+    task: Teacher, weights: _Weights, temperature: Float[Array, ""], key: Key[Array, ""], num_examples: int
 ) -> tuple[Float[Array, "block example"], Float[Array, "block example"], Float[Array, "block class"]]:
     """Entropy and largest probability of the posterior at each input; the posterior's sum over each block.
 
@@ -351,7 +359,7 @@ def _risks(
 
     def risk(block: Int[Array, ""]) -> tuple[Array, Array, Array]:
         hidden = _fresh_hidden(task, weights, key, block)
-        log_posterior = _log_posterior(weights, hidden, task.temperature)
+        log_posterior = _log_posterior(weights, hidden, temperature)
         posterior = jnp.exp(log_posterior)
         used = block * size + jnp.arange(size) < num_examples
         # a probability that underflows adds nothing: 0 times a finite logarithm

@@ -62,12 +62,12 @@ def measure(
     }
     if logits.shape[1] <= 5:
         del columns["top5_accuracy"]
-    edges: Metrics = {}
+    whole: Metrics = {}  # what only all examples have
     if config.calibration:
         fit = _fit_temperature(logits, labels, examples, slices[0], config.folds)
         columns["refinement"] = fit.loss
         columns["calibration"] = examples.loss - fit.loss
-        edges = {"temperature": fit.temperature, "temperature_edge": fit.is_edge}
+        whole = {"temperature": fit.temperature, "temperature_edge": fit.is_edge}
 
     stacked = jnp.stack([values.astype(jnp.float32) for values in columns.values()], axis=1)
     means = _dot(slices, stacked) / counts[:, None]
@@ -77,11 +77,11 @@ def measure(
     if config.calibration:
         by_mass = jax.vmap(_ece_mass, in_axes=(None, None, 0, None))(examples.confidence, gap, slices, config.bins)
         sliced["ece_mass"] = by_mass / counts
-        edges["margin_quantiles"] = _quantiles(examples.margin, weights, config.quantiles)
+        whole["margin_quantiles"] = _quantiles(examples.margin, weights, config.quantiles)
 
     overall = {name: values[0] for name, values in sliced.items()}
     by_group = {} if groups is None else {f"group_{name}": values[1:] for name, values in sliced.items()}
-    return overall | edges | by_group
+    return overall | whole | by_group
 
 
 def per_example(logits: Float[Array, "example class"], labels: Int[Array, " example"]) -> Metrics:
