@@ -197,18 +197,19 @@ def test_a_program_that_does_not_fit_is_refused_before_it_starts(expected, monke
         compile_cell(CELL, MEMBERS, tile=2, devices=jax.devices()[:1])
 
 
-def test_the_tile_follows_the_residuals_and_the_members():
-    """Residuals of a tile within half of the second-level cache, 2 … 16 members, never more than there are."""
+def test_the_tile_follows_the_residuals_and_the_members(monkeypatch):
+    """Residuals of about twice the second-level cache, 4 … 16 members, never more than there are nor fewer than 2."""
     cpu = tuple(jax.devices()[:1])
     fields = ("learning_rate",)
-    assert memory.choose_tile(CELL, fields, 1000, cpu) == 16
-    assert memory.choose_tile(CELL, fields, 5, cpu) == 5
+    residuals = memory.residual_bytes(CELL, fields)
+    for members_in_cache, tile in ((100, 16), (3, 6), (1, 4)):
+        monkeypatch.setattr(memory.devices, "level2_cache", lambda held=members_in_cache: held * residuals)
+        assert memory.choose_tile(CELL, fields, 1000, cpu) == tile
+    assert memory.choose_tile(CELL, fields, 3, cpu) == 3
     assert memory.choose_tile(CELL, fields, 1, cpu) == 2
-    assert memory.choose_tile(CELL, fields, 10, tuple(jax.devices())) == 5
-    wide = dataclasses.replace(CELL, model=Dense(width=4096))
-    assert memory.choose_tile(wide, fields, 1000, cpu) == 2
-    # at least the hidden layer of every example of a batch is kept
-    assert memory.residual_bytes(wide, fields) >= 4 * 4096 * 4
+    assert memory.choose_tile(CELL, fields, 5, tuple(jax.devices())) == 3
+    # at least the hidden layer of every example of a batch is kept, in float32
+    assert memory.residual_bytes(dataclasses.replace(CELL, model=Dense(width=4096)), fields) >= 4 * 4096 * 4
 
 
 # Evaluations and what is kept an example -----------------------------------------------------------------------------
