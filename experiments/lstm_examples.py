@@ -29,8 +29,8 @@ FLAT = Flat(loss=0.005, accuracy=0.02)
 PLATEAU = 0.2  # of training: the shortest window that counts
 C1_RULE = (
     "share of runs with a P window of at least 20 % of training on 2,000 held-out examples (loss resolved as falling, "
-    "accuracy within ±2 pp; windows at 100 % or at chance do not count): supported if its interval lies above one half, "
-    "refuted if below"
+    "accuracy within ±2 pp; windows at 100 % or at chance do not count): supported if its interval lies above one "
+    "half, refuted if below"
 )
 ONE_EPOCH = 1.0
 C3_ONSET_RULE = (
@@ -45,9 +45,9 @@ C3_PLATEAU_RULE = (
 )
 HALF_POINT = 0.005
 C4_RULE = (
-    "test accuracy where validation accuracy is highest, with the second layer minus without, paired by seed: supported "
-    "if the interval's upper bound is below +0.5 pp and the final training loss is lower, refuted if its lower bound is "
-    "above +0.5 pp"
+    "test accuracy where validation accuracy is highest, with the second layer minus without, paired by seed: "
+    "supported if the interval's upper bound is below +0.5 pp and the final training loss is lower, refuted if its "
+    "lower bound is above +0.5 pp"
 )
 
 # What is trained ---------------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ IRRELEVANT = (Size(1, 16, irrelevant=4), Size(1, 32, irrelevant=4))  # all featu
 
 
 def sweep(scale: str) -> lj.Sweep:
-    """1,000 seeds of W1–W3, 500 with a teacher, 200 of other sizes; a seed has the same data in all cells of a task."""
+    """1,000 seeds of W1–W3, 400 with a teacher, 120 of other sizes; a seed has the same data in all cells of a task."""
     full = scale == "full"
     held_out = 2000 if full else 200
     config = lj.TrainConfig(
@@ -102,8 +102,8 @@ def sweep(scale: str) -> lj.Sweep:
 
     sizes = {"random": (W1, W2, W3, *VARIED), "teacher": (W1, W2, W3, *VARIED, *IRRELEVANT)}
     chosen = {f"{task}-{size}": (task, size) for task in sizes for size in sizes[task]}
-    most = {"random": 1000, "teacher": 500}
-    seeds = {name: most[task] if size in WORKLOADS.values() else 200 for name, (task, size) in chosen.items()}
+    most = {"random": 1000, "teacher": 400}
+    seeds = {name: most[task] if size in WORKLOADS.values() else 120 for name, (task, size) in chosen.items()}
     return lj.Sweep(
         cells={name: cell(*choice) for name, choice in chosen.items()},
         hyperparams=lj.grid(learning_rate=1e-2),
@@ -439,7 +439,9 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     labels = {f"{task}-{size}": f"{name}, {task}" for task in ("random", "teacher") for name, size in WORKLOADS.items()}
     regimes = findings.tables["regimes"]
     chosen = [int(np.flatnonzero(regimes["cell"] == cell)[0]) for cell in labels]
-    bands = "Lines are means over seeds with their 95 % intervals (often thinner than the line); wide bands hold 80 % of runs."
+    bands = (
+        "Lines are means over seeds with 95 % intervals (often thinner than the line); wide bands hold 80 % of runs."
+    )
     return {
         "random_labels": lj.Figure(
             plots.loss_and_accuracy(panels("random", {"chance": 0.5})),
@@ -461,8 +463,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 x_label="epoch",
                 title="Learnable labels: loss has turned while accuracy has not",
             ),
-            "Share of runs in which test loss is resolved as worse, and accuracy not, than at the best validation loss, "
-            "at three evaluations running (one minus Kaplan–Meier with 95 % bounds).",
+            "Share of runs in which test loss is resolved as worse, and accuracy not, than at the best validation "
+            "loss, at three evaluations running (one minus Kaplan–Meier with 95 % bounds).",
         ),
         "regimes": lj.Figure(
             plots.regime_shares(

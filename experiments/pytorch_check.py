@@ -91,7 +91,7 @@ def step_losses(workload: str) -> tuple[np.ndarray, np.ndarray]:
     torch = _torch()
     short = cell(workload, num_steps=STEPS, num_evals=STEPS)
     history = lj.train(short.task, short.model, short.config, hyperparams=lj.grid(learning_rate=LEARNING_RATE))
-    streams = streams_from_seeds(np.zeros(4, np.uint32))
+    streams = streams_from_seeds(jax.numpy.zeros(4, "uint32"))
     examples = short.task.splits(streams.data).train
     params = jax.device_get(short.network.init(streams.init, examples.inputs[:1])["params"])
 
@@ -153,7 +153,7 @@ def torch_lstm(features: int, hidden: int, layers: int) -> Any:
     """A torch.nn.Module, made in a function so that this file can be read without PyTorch."""
     torch = _torch()
 
-    class Network(torch.nn.Module):  # type: ignore[name-defined, misc]
+    class Network(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.lstm = torch.nn.LSTM(features, hidden, layers, batch_first=True)

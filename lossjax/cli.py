@@ -1,10 +1,11 @@
 """The ``lossjax`` command. It starts jax only where something is trained."""
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,55 +83,58 @@ def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None
 
     Exit codes: 0 done; 1 parts failed; 2 wrong input, with one line that says what; 75 stopped on request.
     """
+    program = Path(sys.argv[0]).name
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if experiment is not None:
         options = tyro.cli(RunOptions, args=arguments, description=experiment.question)
-        sys.exit(_explained(lambda: _run(experiment, options)))
+        sys.exit(_run(experiment, options, shlex.join(["python", program, *arguments])))
     command: Command = tyro.cli(Command, prog="lossjax", args=arguments)
     match command:
         case Run():
-            sys.exit(_explained(lambda: _run(_load(command.experiment), command)))
+            sys.exit(_run(_load(command.experiment), command, shlex.join(["lossjax", *arguments])))
         case Status():
-            sys.exit(_explained(lambda: _status(command)))
+            _status(command)
         case Figures():
-            sys.exit(_explained(lambda: _figures(_load(command.experiment), command)))
+            experiment = _load(command.experiment)
+            _redraw(experiment, _root(experiment, command.results, command.smoke))
         case Claims():
-            sys.exit(_explained(lambda: _claims(command)))
+            _claims(command)
 
 
-def _explained(action: Callable[[], int]) -> int:
-    """Runs an action; what a user can mend becomes one message and an exit code, anything else keeps its traceback."""
+@contextlib.contextmanager
+def _explained(*kinds: type[Exception]) -> Iterator[None]:
+    """What a user can mend becomes one line and exit code 2; anything else is a bug and keeps its traceback."""
     try:
-        return action()
-    except (ValueError, ImportError, FileNotFoundError, PermissionError, MemoryError) as error:
+        yield
+    except kinds as error:
         print(f"lossjax: {error}", file=sys.stderr)
-        return WRONG_INPUT
+        sys.exit(WRONG_INPUT)
 
 
 def _load(path: Path) -> "Experiment":
     from lossjax.sweeps.experiment import load_experiment
 
-    return load_experiment(path)
+    with _explained(ValueError, ImportError):
+        return load_experiment(path)
 
 
-def _run(experiment: "Experiment", options: RunOptions) -> int:
+def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
     from lossjax.sweeps import run, signals, store
 
     scale: Scale = "smoke" if options.smoke else "full"
     root = _root(experiment, options.results, options.smoke)
-    sweep = experiment.sweep(scale)
-    if options.seeds is not None:
-        sweep = sweep.with_seeds(options.seeds)
     try:
-        run.run_sweep(
-            sweep,
-            root,
-            experiment=experiment.name,
-            scale=scale,
-            command=shlex.join(["lossjax", *sys.argv[1:]]),
-            checkpoint_seconds=options.checkpoint_seconds,
-            mix_versions=options.mix_versions,
-        )
+        with _explained(ValueError, ImportError, MemoryError, OSError):
+            sweep = experiment.sweep(scale)
+            run.run_sweep(
+                sweep if options.seeds is None else sweep.with_seeds(options.seeds),
+                root,
+                experiment=experiment.name,
+                scale=scale,
+                command=command,
+                checkpoint_seconds=options.checkpoint_seconds,
+                mix_versions=options.mix_versions,
+            )
     except signals.Stopped as stopped:
         print(f"lossjax: {stopped}", file=sys.stderr)
         return signals.STOPPED
@@ -138,17 +142,18 @@ def _run(experiment: "Experiment", options: RunOptions) -> int:
         print(f"lossjax: {failed}", file=sys.stderr)
         return PARTS_FAILED
     print(f"analysing {root}", file=sys.stderr)
-    findings = experiment.analyse(store.load(root))
+    with _explained(store.StoreError, ImportError):
+        findings = experiment.analyse(store.load(root))
     _publish(experiment, dataclasses.replace(findings, meta={**store.cost(root), **findings.meta}), root)
     return 0
 
 
-def _figures(experiment: "Experiment", options: Figures) -> int:
+def _redraw(experiment: "Experiment", root: Path) -> None:
     from lossjax.reports.report import read_findings
 
-    root = _root(experiment, options.results, options.smoke)
-    _publish(experiment, read_findings(root), root)
-    return 0
+    with _explained(ValueError, FileNotFoundError):
+        findings = read_findings(root)
+    _publish(experiment, findings, root)
 
 
 def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None:
@@ -169,34 +174,33 @@ def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None
     print(report)
 
 
-def _status(options: Status) -> int:
+def _status(options: Status) -> None:
     from lossjax.sweeps import store
 
     folder: Path = options.folder
-    if not (folder / "plan.json").exists() and list(folder.glob("*/plan.json")):
-        found = {path.parent.name: store.status(path.parent) for path in sorted(folder.glob("*/plan.json"))}
-    else:
-        found = {folder.resolve().name: store.status(folder)}
+    below = sorted(folder.glob("*/plan.json"))
+    is_one = (folder / "plan.json").exists() or not below
+    with _explained(store.StoreError):
+        folders = [folder] if is_one else [path.parent for path in below]
+        found = {each.resolve().name: store.status(each) for each in folders}
     if options.json:
-        content = next(iter(found.values())) if (folder / "plan.json").exists() else found
-        print(json.dumps(content, indent=1))
-        return 0
+        print(json.dumps(next(iter(found.values())) if is_one else found, indent=1))
+        return
     for name, status in found.items():
         print(f"{name}: {_counts(status)}")
         for cell, counts in status["cells"].items():
             print(f"  {cell}: {_counts(counts)}")
-    return 0
 
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[key]} {key}" for key in ("planned", "done", "nonfinite", "failed", "pending"))
 
 
-def _claims(options: Claims) -> int:
+def _claims(options: Claims) -> None:
     from lossjax.reports.report import ledger
 
-    print(ledger(options.results), end="")
-    return 0
+    with _explained(ValueError, FileNotFoundError):
+        print(ledger(options.results), end="")
 
 
 def _root(experiment: "Experiment", results: Path, smoke: bool) -> Path:

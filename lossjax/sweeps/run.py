@@ -102,7 +102,7 @@ def _run_cell(
     """Trains and commits the missing parts of a cell; what went wrong with one, or None."""
     cell, members = sweep.cells[plan.name], sweep.members(plan.name)
     # on an accelerator the last bits depend on the tile, so a cell keeps the one that it began with
-    tile = next((manifest["tile"] for manifest in store.manifests(root, plan)), None)
+    tile = min((manifest["tile"] for manifest in store.manifests(root, plan)), default=None)
     program = compile_cell(cell, members, tile=tile)
     num_left = sum(last - first for first, last in missing)
     num_done = len(members) - num_left
@@ -111,13 +111,15 @@ def _run_cell(
         for first, last in missing:
             part = _Part(cell, program, root, plan, first, members[slice(first, last)], sweep.keep_params)
             try:
-                seconds, evaluation_seconds = _run_part(part, meter, num_done, stop, checkpoint_seconds)
+                seconds, evaluation_seconds, tile = _run_part(part, meter, num_done, stop, checkpoint_seconds)
             except Stopped:
                 raise
             except Exception as error:
                 store.mark_failed(root, plan, first, last, f"{type(error).__name__}: {error}")
                 return f"cell {plan.name}, members {first} … {last - 1}: {type(error).__name__}: {error}"
             total, evaluating, num_done = total + seconds, evaluating + evaluation_seconds, num_done + last - first
+            if tile < program.tile:  # memory ran out, and would again
+                program = compile_cell(cell, members, tile=tile)
         meter.say(
             f"{plan.name}: {num_left} members in {total:.0f} s, {evaluating / total:.0%} of it evaluation; "
             f"compiled in {program.compile_seconds:.1f} s, tile {program.tile} on {len(program.devices)} device(s)"
@@ -152,21 +154,22 @@ class _Part:
 
 def _run_part(
     part: _Part, meter: Meter, num_done: int, stop: StopRequest, checkpoint_seconds: float
-) -> tuple[float, float]:
-    """Trains and commits a part; the seconds that took, and how many of them went into evaluations."""
+) -> tuple[float, float, int]:
+    """Trains and commits a part; the seconds that took, how many of them went into evaluations, and the last tile."""
     began = kept = time.monotonic()
     resume = _restore(part)
     if resume is not None:
         meter.skip(resume.num_done * part.cell.num_steps + resume.num_training * resume.step)
     training = train_members(part.cell, part.members, part.program, resume, with_params=bool(part.kept_members))
     num_evals = len(part.cell.config.eval_steps(part.cell.sizes["train"]))
-    evaluation_seconds = 0.0
+    evaluation_seconds, tile = 0.0, part.program.tile
     while True:
         try:
             segment = next(training)
         except StopIteration as finished:
-            _commit(part, finished.value, time.monotonic() - began, evaluation_seconds)
-            return time.monotonic() - began, evaluation_seconds
+            _commit(part, finished.value, tile, time.monotonic() - began, evaluation_seconds)
+            return time.monotonic() - began, evaluation_seconds, tile
+        tile = segment.tile
         if segment.step == 0:  # one evaluation and nothing else
             evaluation_seconds += segment.seconds * num_evals
         meter.update(segment.member_steps, num_done + segment.members_done, segment.step)
@@ -178,7 +181,9 @@ def _run_part(
         _stop_if_asked(stop, f"in cell {part.plan.name} after a checkpoint")
 
 
-def _commit(part: _Part, records: Mapping[str, np.ndarray], elapsed_seconds: float, evaluation_seconds: float) -> None:
+def _commit(
+    part: _Part, records: Mapping[str, np.ndarray], tile: int, elapsed_seconds: float, evaluation_seconds: float
+) -> None:
     params = {name: array for name, array in records.items() if name.startswith(PARAMS)}
     metrics = {name: array for name, array in records.items() if name not in params}
     for member in part.kept_members:
@@ -193,7 +198,7 @@ def _commit(part: _Part, records: Mapping[str, np.ndarray], elapsed_seconds: flo
         info=history.info,
         device=part.program.devices[0].device_kind,
         num_devices=len(part.program.devices),
-        tile=part.program.tile,
+        tile=tile,
         elapsed_seconds=elapsed_seconds,
         evaluation_seconds=evaluation_seconds,
     )

@@ -244,7 +244,7 @@ def _shared_weights(task: Teacher, seed: int) -> _Weights:
 
 
 def _architecture(task: Teacher) -> Teacher:
-    """The task with every field at its default that changes no teacher's program, so that many share one compilation."""
+    """The task with every field at its default that changes no teacher's program: many then share one compilation."""
     names = ("network", "hidden", "seq_len", "num_features", "num_classes", "prior", "zipf_exponent")
     return Teacher(**{name: getattr(task, name) for name in names})
 

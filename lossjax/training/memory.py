@@ -42,6 +42,14 @@ def residual_bytes(cell: Cell, fields: tuple[str, ...]) -> int:
     return max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)))
 
 
+def per_example_bytes(cell: Cell) -> int:
+    """Bytes of what one member's history keeps for each example: losses, correctness, margins, logits."""
+    measure, sizes = cell.config.measure, cell.sizes
+    records = sum(sizes[split] * (4 + 1 + 4) for split in measure.per_example)
+    logits = sum(sizes[split] * cell.task.num_classes * 4 for split in measure.logits)
+    return (records + logits) * len(cell.config.eval_steps(sizes["train"]))
+
+
 def bytes_needed(program: Any) -> int:
     """What the compiler predicts for a compiled program on one device: arguments, outputs and temporaries."""
     analysis = program.memory_analysis()

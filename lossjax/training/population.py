@@ -25,7 +25,7 @@ from lossjax.keys import Seeds, seeds_by_stream, streams_from_seeds, tied
 from lossjax.tasks.task import Splits
 from lossjax.training import train as member
 from lossjax.training.config import TrainConfig
-from lossjax.training.memory import bytes_needed, choose_tile
+from lossjax.training.memory import bytes_needed, choose_tile, per_example_bytes
 from lossjax.training.optimizers import check_hyperparams
 from lossjax.training.train import Cell, Data, MemberState, Span
 
@@ -89,6 +89,7 @@ class Segment:
     seconds: float
     step: int  # of the wave
     members_done: int
+    tile: int  # smaller than the program's where memory ran out
     snapshot: Callable[[], Snapshot]
 
 
@@ -105,7 +106,6 @@ class Program:
     splits: Splits | None  # of a shared task
     sharding: Any  # of arrays [wave, …]
     bytes_needed: int  # predicted by the compiler, all devices of one memory together
-    record_bytes: int  # of per-example records, a member
     compile_seconds: float
 
     @property
@@ -156,18 +156,12 @@ def compile_cell(
         ValueError: where a hyperparameter is missing, unused or out of the task's range.
         MemoryError: where the compiler predicts more memory than there is.
     """
-    check_cell(cell, members)
     chosen = tuple(devices if devices is not None else device_settings.start())
+    check_cell(cell, members)
     width = tile if tile is not None else choose_tile(cell, tuple(members.hyperparams), len(members), chosen)
     if width < 2:
         raise ValueError(f"tile={width} must be at least 2: a tile of 1 compiles to other code, with other last bits")
     program = _compile(cell, tuple(members.hyperparams), width, chosen)
-    records, budget = program.record_bytes * len(members), cell.config.measure.budget_gib
-    if records > budget * 2**30:
-        raise ValueError(
-            f"per-example records of {len(members)} members take {records / 2**30:.1f} GiB and budget_gib={budget:g}; "
-            "keep fewer splits or evaluations, or raise Measure(budget_gib=)"
-        )
     limit = device_settings.memory_limit(chosen[0])
     if limit is not None and program.bytes_needed > limit:
         raise MemoryError(
@@ -178,12 +172,18 @@ def compile_cell(
 
 
 def check_cell(cell: Cell, members: Members) -> None:
-    """Refuses, before anything is compiled, hyperparameters and sizes that do not fit together."""
+    """Refuses, before anything is compiled, hyperparameters and sizes that do not fit, and too large records."""
     check_hyperparams(cell.config, set(members.hyperparams))
     cell.config.eval_steps(cell.sizes["train"])
     sizes = members.hyperparams.get("train_size")
     if sizes is not None and sizes.max() > cell.sizes["train"]:
         raise ValueError(f"train_size={sizes.max():g} exceeds the {cell.sizes['train']} training examples; lower it")
+    records, budget = per_example_bytes(cell) * len(members), cell.config.measure.budget_gib
+    if records > budget * 2**30:
+        raise ValueError(
+            f"per-example records of {len(members)} members take {records / 2**30:.1f} GiB and budget_gib={budget:g}; "
+            "keep fewer splits or evaluations, or raise Measure(budget_gib=)"
+        )
 
 
 def train_members(
@@ -207,10 +207,9 @@ def train_members(
         wave = members[num_done : num_done + program.wave]
         try:
             for passed in _train_wave(cell, wave, program, latest):
-                state, step = passed.state, passed.step
-                is_done = step == cell.num_steps
+                state, step, is_done = passed.state, passed.step, passed.is_last
                 if is_done:
-                    finished.append(_records(state, len(wave), with_params))
+                    finished.append(_records(cell, state, len(wave), with_params))
                     num_done += len(wave)
                     latest = latest.without_first(len(wave)) if latest is not None else None
 
@@ -221,7 +220,8 @@ def train_members(
                     latest = Snapshot(_joined(finished), {} if state is None else _on_host(_leaves(state), size), step)
                     return latest
 
-                yield Segment(passed.num_steps * len(wave), passed.seconds, step, num_done, snapshot)
+                num_steps = passed.num_steps * len(wave)
+                yield Segment(num_steps, passed.seconds, step, num_done, program.tile, snapshot)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) or program.tile == 2:
                 raise
@@ -236,12 +236,16 @@ class _Passed(NamedTuple):
 
     state: MemberState
     step: int
+    is_last: bool
     num_steps: int
     seconds: float
 
 
 def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | None) -> Iterator[_Passed]:
-    """The segments of one wave, from the snapshot's state where it has these members', else from the start."""
+    """The segments of one wave, from the snapshot's state where it has these members', else from the start.
+
+    It ends early where no member is finite any more: nothing that is kept could change (see ``_records``).
+    """
     num_padding = program.wave - len(wave)
     seeds, hparams = _padded(wave, num_padding)
     # drawing the data is no part of the first segment's time
@@ -249,7 +253,7 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
     step, seconds_a_step = -1, 0.0
     if latest is not None and latest.state and latest.num_training >= len(wave):
         state, step = _restored(latest.state, state, len(wave), num_padding, program.sharding), latest.step
-    while step < cell.num_steps:
+    while True:
         if step < 0:  # the evaluation before any step, by itself: its time is what an evaluation costs
             last = 0
         else:
@@ -262,7 +266,10 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
         seconds = time.perf_counter() - clock
         num_steps = last - max(step, 0)
         seconds_a_step = seconds / num_steps if num_steps else 0.0
-        yield _Passed(state, last, num_steps, seconds)
+        is_last = last == cell.num_steps or bool((np.asarray(state.nonfinite_step) >= 0).all())
+        yield _Passed(state, last, is_last, num_steps, seconds)
+        if is_last:
+            return
         step = last
 
 
@@ -353,9 +360,6 @@ def _compile(cell: Cell, fields: tuple[str, ...], tile: int, devices: tuple[jax.
             .compile()
         )
     seconds = time.perf_counter() - clock
-    per_example = [
-        leaf for name, leaf in state_shape.records.items() if name.split("_", 1)[1].startswith(("example_", "logits"))
-    ]
     return Program(
         start=start_program,
         advance=advance_program,
@@ -364,7 +368,6 @@ def _compile(cell: Cell, fields: tuple[str, ...], tile: int, devices: tuple[jax.
         splits=splits,
         sharding=NamedSharding(mesh, mapped),
         bytes_needed=bytes_needed(advance_program) * (len(devices) if devices[0].platform == "cpu" else 1),
-        record_bytes=sum(leaf.size * leaf.dtype.itemsize for leaf in per_example) // wave,
         compile_seconds=seconds,
     )
 
@@ -396,11 +399,21 @@ def _wait(state: MemberState) -> None:
     jax.block_until_ready(state)  # raises here what went wrong on the device
 
 
-def _records(state: MemberState, num_members: int, with_params: bool) -> Arrays:
-    arrays = {**state.records, "nonfinite_step": state.nonfinite_step}
+def _records(cell: Cell, state: MemberState, num_members: int, with_params: bool) -> Arrays:
+    """Records on the host; from a member's first non-finite step on they are nan, and false or 0 where there is no nan.
+
+    So they do not depend on how long the member's wave went on.
+    """
+    arrays = _on_host({**state.records, "nonfinite_step": state.nonfinite_step}, num_members)
+    nonfinite_step = arrays["nonfinite_step"][:, None]
+    is_after = (nonfinite_step >= 0) & (cell.config.eval_steps(cell.sizes["train"]) >= nonfinite_step)
+    for name in state.records if is_after.any() else ():
+        kept = np.array(arrays[name])
+        kept[is_after] = np.nan if kept.dtype.kind == "f" else 0
+        arrays[name] = kept
     if with_params:
-        arrays |= {f"params/{path}": leaf for path, leaf in _leaves(state.params).items()}
-    return _on_host(arrays, num_members)
+        arrays |= _on_host({f"params/{path}": leaf for path, leaf in _leaves(state.params).items()}, num_members)
+    return arrays
 
 
 def _joined(finished: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
