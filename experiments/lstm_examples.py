@@ -487,7 +487,12 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         ),
         "contrast_onset": lj.Figure(
             forest(
-                "onset", "difference in mean epoch of onset", (-ONE_EPOCH, ONE_EPOCH), "What makes loss turn earlier"
+                "onset",
+                "difference in mean epoch of onset",
+                (-ONE_EPOCH, ONE_EPOCH),
+                "What makes loss turn earlier",
+                "teacher",
+                "random",
             ),
             "One change at a time. Verdicts are by C3's rule: earlier by more than one epoch.",
         ),
