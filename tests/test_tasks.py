@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossjax.tasks import teacher
 from lossjax.tasks.arrays import Arrays
 from lossjax.tasks.dataset import Examples, hold_out, standardise
 from lossjax.tasks.digits import Digits
@@ -19,12 +20,17 @@ from lossjax.tasks.random_labels import RandomLabels
 from lossjax.tasks.teacher import Teacher, at_bayes_accuracy, bayes_risk
 from lossjax.tasks.ucr import ItalyPowerDemand, JapaneseVowels
 
+# few teachers, each in several tests, because compiling one takes a second or two
+LSTM = Teacher(num_examples=40, seq_len=6, num_val=10, num_test=20, num_irrelevant=2, input_scale=0.5)
+DENSE = Teacher("dense", num_examples=10_000, seq_len=3, num_classes=4, num_test=20, prior="zipf", num_irrelevant=1)
+EACH = Teacher("dense", num_examples=10_000, seq_len=3, num_classes=4, num_val=9, prior="zipf", teacher_seed=None)
+
 TASKS = {
     "random_labels": RandomLabels(num_examples=30, num_features=2, num_classes=3, num_heldout=20),
     "random_labels_w1": RandomLabels(),
-    "teacher_lstm": Teacher(num_examples=40, seq_len=6, num_val=10, num_test=20, num_irrelevant=2, input_scale=0.5),
-    "teacher_dense": Teacher("dense", num_examples=40, seq_len=3, num_classes=4, num_test=20, prior="zipf"),
-    "teacher_each": Teacher("dense", num_examples=40, seq_len=3, num_classes=3, num_val=9, teacher_seed=None),
+    "teacher_lstm": LSTM,
+    "teacher_dense": DENSE,
+    "teacher_each": EACH,
     "digits_rows": Digits(),
     "digits_pixels": Digits("pixels", val_fraction=0.1, test_fraction=0.0),
     "italy_power_demand": ItalyPowerDemand(),
@@ -193,113 +199,106 @@ def test_random_labels_are_the_distributions_they_state():
 # --- the teacher
 
 
-@pytest.mark.parametrize("network", ["lstm", "dense"])
-def test_posterior_agrees_with_torch(network):
+@pytest.mark.parametrize("task", [LSTM, DENSE])
+def test_posterior_agrees_with_torch(task):
     """The weights in a PyTorch network: float64, its own LSTM."""
     torch = pytest.importorskip("torch")
-    from lossjax.tasks import teacher
-
-    task = Teacher(network, hidden=6, seq_len=7, num_features=3, num_classes=5, num_irrelevant=2, input_scale=0.5)
     weights = jax.tree.map(lambda w: torch.tensor(np.asarray(w), dtype=torch.float64), teacher._weights(task, None))
-    features = torch.randn(11, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    relevant = features[..., :3] / 0.5
-    if network == "lstm":
-        lstm = torch.nn.LSTM(3, 6, batch_first=True, dtype=torch.float64)
+    num_features = task.num_features + task.num_irrelevant
+    inputs = torch.randn(11, task.seq_len, num_features, generator=torch.Generator().manual_seed(0))
+    relevant = inputs[..., :5].double() / task.input_scale
+    if task.network == "lstm":
+        lstm = torch.nn.LSTM(5, 8, batch_first=True, dtype=torch.float64)
         with torch.no_grad():
-            lstm.weight_ih_l0.copy_(weights.to_hidden[:3].T)
-            lstm.weight_hh_l0.copy_(weights.to_hidden[3:].T)
+            lstm.weight_ih_l0.copy_(weights.to_hidden[:5].T)
+            lstm.weight_hh_l0.copy_(weights.to_hidden[5:].T)
             lstm.bias_ih_l0.zero_()
             lstm.bias_hh_l0.zero_()
-            lstm.bias_ih_l0[6:12] = teacher.FORGET_BIAS  # PyTorch's gates: input, forget, cell, output
+            lstm.bias_ih_l0[8:16] = teacher.FORGET_BIAS  # PyTorch's gates: input, forget, cell, output
             hidden = lstm(relevant)[0][:, -1]
     else:
         hidden = torch.tanh(relevant.reshape(11, -1) @ weights.to_hidden)
     scores = hidden @ weights.to_scores + weights.score_bias
     expected = torch.log_softmax(scores / task.temperature + weights.class_bias, -1)
-    np.testing.assert_allclose(task.log_posterior(features.numpy().astype(np.float32)), expected, atol=2e-5)
+    np.testing.assert_allclose(task.log_posterior(inputs.numpy()), expected, atol=5e-5)
 
 
-def test_scores_are_standardised_and_frequencies_are_the_prior():
-    from lossjax.tasks import teacher
-
-    task = Teacher(seq_len=8, hidden=16, num_classes=6, prior="zipf", temperature=0.2)
+@pytest.mark.parametrize("task", [LSTM, dataclasses.replace(DENSE, temperature=0.1)])
+def test_scores_are_standardised_and_frequencies_are_the_prior(task):
     weights = teacher._weights(task, None)
-    inputs = jax.random.normal(key_of(5), (20_000, 8, 5))
+    inputs = jax.random.normal(key_of(5), (20_000, task.seq_len, 5))
     scores = teacher._hidden(task, weights.to_hidden, inputs) @ weights.to_scores + weights.score_bias
     np.testing.assert_allclose(scores.mean(axis=0), 0, atol=0.05)
     np.testing.assert_allclose(scores.std(axis=0), 1, atol=0.03)
-    prior = (1 / np.arange(1, 7)) / (1 / np.arange(1, 7)).sum()
-    np.testing.assert_allclose(task.class_prior, prior)
-    marginal = bayes_risk(task, 20_000).class_marginal
-    assert marginal.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(marginal, prior, rtol=0.1)
-    given = dataclasses.replace(task, prior=tuple(prior.tolist()))
-    np.testing.assert_allclose(given.log_posterior(inputs[:5]), task.log_posterior(inputs[:5]), atol=1e-4)
+    risk = bayes_risk(task, 20_000)
+    assert risk.class_marginal.sum() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(risk.class_marginal, task.class_prior, rtol=0.06)
 
 
-@pytest.mark.parametrize("teacher_seed", [0, None])
-def test_labels_are_drawn_from_the_stated_posterior(teacher_seed):
-    num_examples = 20_000
-    task = Teacher(
-        "dense", num_examples=num_examples, seq_len=4, num_classes=5, num_irrelevant=1, teacher_seed=teacher_seed
-    )
+def test_priors():
+    harmonic = 1 / np.arange(1, 5)
+    np.testing.assert_allclose(DENSE.class_prior, harmonic / harmonic.sum())
+    steeper = dataclasses.replace(DENSE, zipf_exponent=2.0)
+    np.testing.assert_allclose(steeper.class_prior, harmonic**2 / (harmonic**2).sum())
+    np.testing.assert_allclose(LSTM.class_prior, 0.5)
+    assert Teacher(prior=(0.3, 0.7)).class_prior.tolist() == [0.3, 0.7]
+
+
+@pytest.mark.parametrize("task", [DENSE, EACH])
+def test_labels_are_drawn_from_the_stated_posterior(task):
     train = drawn(task, 0).train
     posterior = np.exp(np.asarray(task.log_posterior(train.inputs, key_of(0)), np.float64))
     np.testing.assert_allclose(posterior.sum(axis=1), 1, atol=1e-5)
-    labels = np.eye(5)[np.asarray(train.labels)]
+    labels = np.eye(4)[np.asarray(train.labels)]
     # within bins of each class's posterior: Pearson residuals, standard normal where the posterior is true
     residuals = []
-    for label in range(5):
+    for label in range(4):
         bins = np.digitize(posterior[:, label], np.quantile(posterior[:, label], np.linspace(0, 1, 11)[1:-1]))
         for place in range(10):
-            p, drawn = posterior[bins == place, label], labels[bins == place, label]
-            residuals.append((drawn - p).sum() / math.sqrt((p * (1 - p)).sum()))
+            p, given = posterior[bins == place, label], labels[bins == place, label]
+            residuals.append((given - p).sum() / math.sqrt((p * (1 - p)).sum()))
     assert np.abs(residuals).max() < 4.5
-    assert np.square(residuals).sum() < 50 + 5 * math.sqrt(2 * 50)
+    assert np.square(residuals).sum() < 40 + 5 * math.sqrt(2 * 40)
     # and the loss that they give the posterior is the Bayes loss
     loss = -np.log((posterior * labels).sum(axis=1))
-    risk = bayes_risk(task, 40_000, key=key_of(0))
-    error = math.hypot(loss.std() / math.sqrt(num_examples), risk.loss_standard_error)
+    risk = bayes_risk(task, 20_000, key=key_of(0))
+    error = math.hypot(loss.std() / math.sqrt(len(loss)), risk.loss_standard_error)
     assert abs(loss.mean() - risk.loss) < 4 * error
 
 
 def test_no_predictor_beats_the_bayes_loss():
-    task = Teacher("dense", num_examples=10_000, seq_len=3, num_classes=4, prior="zipf")
-    train = drawn(task, 0).train
-    log_posterior = np.asarray(task.log_posterior(train.inputs))
+    train = drawn(DENSE, 0).train
+    log_posterior = np.asarray(DENSE.log_posterior(train.inputs), np.float64)
     labels = np.asarray(train.labels)
 
     def loss(logits):
-        return -float(jnp.mean(jax.nn.log_softmax(jnp.asarray(logits))[np.arange(10_000), labels]))
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return -log_p[np.arange(len(labels)), labels].mean()
 
     best = loss(log_posterior)
     noise = np.random.default_rng(0).normal(size=log_posterior.shape)
-    others = [
-        0.7 * log_posterior,
-        1.4 * log_posterior,
-        log_posterior + 0.5 * noise,
-        np.log(task.class_prior) + 0 * noise,
-    ]
-    assert all(best < loss(other) - 0.005 for other in others)
-    assert task.bayes is task.bayes
-    assert task.bayes.loss == pytest.approx(best, abs=0.03)
-    assert task.bayes.accuracy == pytest.approx((log_posterior.argmax(axis=1) == labels).mean(), abs=0.02)
+    prior = np.log(DENSE.class_prior) + 0 * noise
+    for other in (0.7 * log_posterior, 1.4 * log_posterior, log_posterior + 0.5 * noise, log_posterior - prior, prior):
+        assert best < loss(other) - 0.005
+    assert DENSE.bayes is DENSE.bayes
+    assert DENSE.bayes.loss == pytest.approx(best, abs=0.03)
+    assert DENSE.bayes.accuracy == pytest.approx((log_posterior.argmax(axis=1) == labels).mean(), abs=0.02)
+    assert EACH.bayes is None
 
 
 def test_bayes_risk_by_hand():
-    task = Teacher("dense", seq_len=2, num_classes=3)
-    risk = bayes_risk(task, 10_000)  # more than one block, the last of them short
-    blocks = [jax.random.normal(jax.random.fold_in(key_of(0), block), (8192, 2, 5)) for block in range(2)]
-    log_p = np.asarray(task.log_posterior(jnp.concatenate(blocks)[:10_000]), np.float64)
+    risk = bayes_risk(DENSE, 20_000)  # three blocks, the last of them short
+    blocks = [jax.random.normal(jax.random.fold_in(key_of(0), block), (8192, 3, 5)) for block in range(3)]
+    inputs = jnp.pad(jnp.concatenate(blocks)[:20_000], ((0, 0), (0, 0), (0, 1)))
+    log_p = np.asarray(DENSE.log_posterior(inputs), np.float64)
     assert risk.loss == pytest.approx(-(np.exp(log_p) * log_p).sum(axis=1).mean(), rel=1e-5)
     assert risk.accuracy == pytest.approx(np.exp(log_p).max(axis=1).mean(), rel=1e-5)
-    assert risk.accuracy_standard_error == pytest.approx(np.exp(log_p).max(axis=1).std() / 100, rel=1e-3)
+    assert risk.accuracy_standard_error == pytest.approx(np.exp(log_p).max(axis=1).std() / math.sqrt(20_000), rel=1e-3)
     np.testing.assert_allclose(risk.class_marginal, np.exp(log_p).mean(axis=0), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("network", "num_classes", "accuracy"), [("lstm", 2, 0.9), ("dense", 10, 0.6)])
-def test_temperature_for_a_stated_bayes_accuracy(network, num_classes, accuracy):
-    task = Teacher(network, seq_len=4, hidden=12, num_classes=num_classes, prior="zipf")
+@pytest.mark.parametrize(("task", "accuracy"), [(LSTM, 0.9), (DENSE, 0.7)])
+def test_temperature_for_a_stated_bayes_accuracy(task, accuracy):
     tuned = at_bayes_accuracy(task, accuracy)
     assert dataclasses.replace(tuned, temperature=task.temperature) == task
     fresh = bayes_risk(tuned, 2**16, seed=9)
@@ -309,31 +308,29 @@ def test_temperature_for_a_stated_bayes_accuracy(network, num_classes, accuracy)
 
 def test_accuracy_out_of_reach():
     with pytest.raises(ValueError, match=r"accuracy=0.4 is out of reach"):
-        at_bayes_accuracy(Teacher("dense", seq_len=1), 0.4)
+        at_bayes_accuracy(LSTM, 0.4)
 
 
 def test_a_teacher_belongs_to_its_seed():
-    inputs = np.asarray(jax.random.normal(key_of(0), (4, 6, 5)))
-    first, second = (Teacher("dense", seq_len=6, teacher_seed=seed).log_posterior(inputs) for seed in (0, 1))
+    inputs = np.asarray(drawn(DENSE, 0).test.inputs)
+    first, second = (dataclasses.replace(DENSE, teacher_seed=seed).log_posterior(inputs) for seed in (0, 1))
     assert np.abs(first - second).max() > 0.1
-    shared = [Teacher("dense", seq_len=6).log_posterior(inputs, key_of(seed)) for seed in (0, 1)]
-    np.testing.assert_array_equal(*shared)
-    own = Teacher("dense", seq_len=6, teacher_seed=None)
-    own_first, own_second = (own.log_posterior(inputs, key_of(seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(first, DENSE.log_posterior(inputs, key_of(1)))
+    own_first, own_second = (EACH.log_posterior(inputs, key_of(seed)) for seed in (0, 1))
     assert np.abs(own_first - own_second).max() > 0.1
-    assert own.bayes is None
 
 
 def test_what_the_student_sees_leaves_the_labels_alone():
     """Irrelevant features, scale and held-out examples change neither labels nor relevant features."""
-    plain = Teacher("dense", seq_len=5, num_examples=50)
-    changed = dataclasses.replace(plain, num_irrelevant=3, input_scale=0.25, num_val=7, num_test=8)
-    before, after = drawn(plain, 2), drawn(changed, 2)
+    changed = dataclasses.replace(DENSE, num_irrelevant=3, input_scale=0.25, num_val=7, num_test=8)
+    before, after = drawn(DENSE, 0), drawn(changed, 0)
     np.testing.assert_array_equal(before.train.labels, after.train.labels)
-    np.testing.assert_array_equal(0.25 * before.train.inputs, after.train.inputs[..., :5])
-    assert after.train.inputs.shape == (50, 5, 8)
+    np.testing.assert_array_equal(0.25 * before.train.inputs[..., :5], after.train.inputs[..., :5])
+    assert after.train.inputs.shape == (10_000, 3, 8)
     assert len(after.val.labels) == 7
     assert len(after.test.labels) == 8
+    posteriors = DENSE.log_posterior(before.train.inputs), changed.log_posterior(after.train.inputs)
+    np.testing.assert_allclose(*posteriors, atol=1e-5)
 
 
 # --- data sets
