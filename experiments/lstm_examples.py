@@ -108,6 +108,7 @@ def sweep(scale: str) -> lj.Sweep:
         cells={name: cell(*choice) for name, choice in chosen.items()},
         hyperparams=lj.grid(learning_rate=1e-2),
         seeds=seeds if full else dict.fromkeys(seeds, 24),
+        part_size=64,  # a member's per-example records take a megabyte, and checkpoints hold those of the part
     )
 
 
