@@ -42,16 +42,17 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compiler_options(platform: str, small: bool) -> Mapping[str, bool | str]:
+def compiler_options(platform: str, ynn_fusion: bool) -> Mapping[str, bool | str]:
     """Options of a population's programs: a fixed rule, never chosen by timing, as they can change the last bits.
 
-    ``small``: recurrent models of at most 16 units, for which YNN fusion costs more than it gains.
+    ``ynn_fusion`` is for LSTMs of more than 16 units: it costs smaller ones time, and elsewhere its last bits depend on
+    the tile.
     """
     if platform != "cpu":
         return {}
     # each core is a device of its own, so a product must not be split over cores once more
     options: dict[str, bool | str] = {"xla_cpu_multi_thread_eigen": False}
-    if small:
+    if not ynn_fusion:
         options["xla_cpu_experimental_ynn_fusion_type"] = ""
     return options
 

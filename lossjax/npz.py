@@ -97,9 +97,9 @@ def _read_array(
         num_bytes, held = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
         if num_bytes != held:
             raise ValueError(f"{where} declares {num_bytes} bytes of data and holds {held}; save it again")
-        # one byte more than there are: reaching the end is what makes zipfile compare the checksum
+        # these are the member's last bytes, at which zipfile compares the checksum
         data = bytearray(stream.read(num_bytes))
-        if len(data) != num_bytes or stream.read(1):
+        if len(data) != num_bytes:
             raise ValueError(f"{where} ends after {len(data)} of {num_bytes} bytes; the file is truncated")
     array = np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran_order else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)

@@ -11,8 +11,8 @@ import pytest
 import lossjax
 from lossjax.hyperparams import Hyperparams, grid
 from lossjax.keys import crossed, redrawn, streams_from_seeds, tied
-from lossjax.models import LSTM, Dense
-from lossjax.tasks import RandomLabels
+from lossjax.models import LSTM, Conv, Dense, Transformer
+from lossjax.tasks import RandomLabels, Split, Splits
 from lossjax.training import memory, population, train
 from lossjax.training.config import Measure, TrainConfig
 from lossjax.training.population import Members, compile_cell, flatten, train_members
@@ -72,6 +72,52 @@ def single_steps(monkeypatch):
 @pytest.mark.parametrize(("tile", "num_devices"), [(4, 1), (8, 1), (2, 2)])
 def test_tiles_and_devices_change_no_byte(expected, tile, num_devices):
     assert_bytes_equal(records(CELL, MEMBERS, tile, num_devices), expected)
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedExamples:
+    """The same hundred examples for every member, as a data set gives them: they have no member axis."""
+
+    shared = True
+    num_classes = 3
+    num_tokens = None
+    bayes = None
+
+    def splits(self, key):
+        rng = np.random.default_rng(0)
+        parts = []
+        for size in (12, 128):
+            inputs = rng.normal(size=(size, 20, 5)).astype(np.float32)
+            parts.append(Split(inputs, rng.integers(3, size=size).astype(np.int32)))
+        return Splits(parts[0], parts[1], jax.tree.map(lambda array: array[:0], parts[1]))
+
+
+MODELS = {"lstm": LSTM(hidden=32), "conv": Conv(width=16, layers=1), "transformer": Transformer(width=16, layers=1)}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("shares", [True, False], ids=["shared examples", "own examples"])
+def test_the_tiles_that_are_chosen_change_no_byte(model, shares):
+    """Tiles of 4 and 8 at sizes that vectorise, down to the logits of each example."""
+    own = RandomLabels(num_examples=12, seq_len=20, num_features=5, num_classes=3, num_heldout=256)
+    lean = Measure(splits=("train", "val"), calibration=False, num_groups=0, logits=("val",))
+    cell = Cell(SharedExamples() if shares else own, model, TrainConfig(4, epochs=1, measure=lean))
+    members = flatten(grid(learning_rate=1e-2), tied(8))
+    assert_bytes_equal(records(cell, members, 4), records(cell, members, 8))
+
+
+def test_after_a_member_broke_nothing_is_recorded(expected):
+    """However long its wave went on: a wave without finite members ends early."""
+    steps = CELL.config.eval_steps(10)
+    broken = expected["nonfinite_step"] >= 0
+    for name in ("val_loss", "val_accuracy", "batch_loss"):
+        for member in np.flatnonzero(broken):
+            after = steps >= expected["nonfinite_step"][member]
+            assert np.isnan(expected[name][member][after]).all()
+    alone = records(
+        CELL, Members(MEMBERS.seeds[broken], {"learning_rate": np.full(broken.sum(), BREAKS, "f4")}), tile=2
+    )
+    assert_bytes_equal(alone, only(expected, broken))
 
 
 def test_a_member_alone_is_what_it_is_among_others(expected):
@@ -198,16 +244,17 @@ def test_a_program_that_does_not_fit_is_refused_before_it_starts(expected, monke
 
 
 def test_the_tile_follows_the_residuals_and_the_members(monkeypatch):
-    """Residuals of about twice the second-level cache, 4 … 16 members, never more than there are nor fewer than 2."""
+    """Residuals of at most twice the second-level cache, a power of two in 4 … 16, no more than the members need."""
     cpu = tuple(jax.devices()[:1])
     fields = ("learning_rate",)
     residuals = memory.residual_bytes(CELL, fields)
-    for members_in_cache, tile in ((100, 16), (3, 6), (1, 4)):
+    for members_in_cache, tile in ((100, 16), (4, 8), (7, 8), (3, 4), (1, 4)):
         monkeypatch.setattr(memory.devices, "level2_cache", lambda held=members_in_cache: held * residuals)
         assert memory.choose_tile(CELL, fields, 1000, cpu) == tile
-    assert memory.choose_tile(CELL, fields, 3, cpu) == 3
-    assert memory.choose_tile(CELL, fields, 1, cpu) == 2
-    assert memory.choose_tile(CELL, fields, 5, tuple(jax.devices())) == 3
+    monkeypatch.setattr(memory.devices, "level2_cache", lambda: 100 * residuals)
+    assert memory.choose_tile(CELL, fields, 5, cpu) == 8
+    assert memory.choose_tile(CELL, fields, 1, cpu) == 4
+    assert memory.choose_tile(CELL, fields, 17, tuple(jax.devices())) == 16
     # at least the hidden layer of every example of a batch is kept, in float32
     assert memory.residual_bytes(dataclasses.replace(CELL, model=Dense(width=4096)), fields) >= 4 * 4096 * 4
 

@@ -37,14 +37,16 @@ def make_history(first, last, nonfinite=()):
     )
 
 
+FACTS = {"device": "cpu", "num_devices": 1, "tile": 8, "elapsed_seconds": 1.5, "evaluation_seconds": 0.5}
+
+
 def make_cell(num_members=10, name="W1", digest="0123456789abcdef" * 4, **description):
     return CellPlan(name, digest, num_members, description or {"task": {"num_features": 1}})
 
 
 def put(root, cell, first, last, nonfinite=()):
     history = make_history(first, last, nonfinite)
-    facts = {"device": "cpu × 1", "tile": 8, "elapsed_seconds": 1.5}
-    return store.commit(root, cell, first, last, history.to_arrays(), info=history.info, **facts)
+    return store.commit(root, cell, first, last, history.to_arrays(), info=history.info, **FACTS)
 
 
 @pytest.fixture
@@ -91,14 +93,14 @@ def test_arrays_of_every_dtype_come_back_bitwise(tmp_path_factory, array, transp
     root = tmp_path_factory.mktemp("store")
     arrays = make_history(0, 2).to_arrays()
     arrays["metrics/any"] = np.asfortranarray(array) if transposed else array
-    part = store.commit(root, make_cell(2), 0, 2, arrays, info={}, device="cpu", tile=2, elapsed_seconds=0.0)
+    part = store.commit(root, make_cell(2), 0, 2, arrays, info={}, **FACTS)
     found, manifest = store.read(part)
     assert durable.describe(found) == durable.describe(arrays) == manifest["arrays"]
     assert found["metrics/any"].tobytes() == array.tobytes()
 
 
 def test_the_same_arrays_give_the_same_bytes(tmp_path):
-    arrays, facts = make_history(0, 4).to_arrays(), {"info": {}, "device": "cpu", "tile": 2, "elapsed_seconds": 0.0}
+    arrays, facts = make_history(0, 4).to_arrays(), {"info": {}, **FACTS}
     part = store.commit(tmp_path / "a", make_cell(), 0, 4, arrays, **facts)
     again = store.commit(tmp_path / "b", make_cell(), 0, 4, dict(reversed(arrays.items())), **facts)
     assert (part / "arrays.npz").read_bytes() == (again / "arrays.npz").read_bytes()
@@ -161,7 +163,7 @@ def test_damage_ends_load_and_deleting_the_part_makes_it_missing_again(root):
     damaged = put(root, cell, 4, 8)
     (damaged / "arrays.npz").write_bytes(b"x")
     with pytest.raises(store.DamagedPart, match="00000004-00000008"):
-        store.load(root)
+        store.load(root)["W1"]
     for path in damaged.iterdir():
         path.unlink()
     damaged.rmdir()
@@ -171,7 +173,7 @@ def test_damage_ends_load_and_deleting_the_part_makes_it_missing_again(root):
 def test_objects_that_need_pickle_are_refused(root):
     arrays = make_history(0, 2).to_arrays() | {"metrics/any": np.array([[{}] * 3] * 2)}
     with pytest.raises(TypeError, match="metrics/any"):
-        store.commit(root, make_cell(), 0, 2, arrays, info={}, device="cpu", tile=2, elapsed_seconds=0.0)
+        store.commit(root, make_cell(), 0, 2, arrays, info={}, **FACTS)
     assert store.parts(root, make_cell()) == []
 
 
@@ -182,7 +184,7 @@ def test_a_range_is_committed_once(root):
             put(root, make_cell(), first, last)
     history = make_history(4, 6)
     with pytest.raises(ValueError, match="arrays of 2 members"):
-        store.commit(root, make_cell(), 4, 8, history.to_arrays(), info={}, device="cpu", tile=2, elapsed_seconds=0.0)
+        store.commit(root, make_cell(), 4, 8, history.to_arrays(), info={}, **FACTS)
 
 
 def test_more_members_only_add_parts(root):

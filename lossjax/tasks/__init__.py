@@ -1,3 +1,4 @@
+from lossjax.tasks.arrays import Arrays
 from lossjax.tasks.digits import Digits
 from lossjax.tasks.random_labels import RandomLabels
 from lossjax.tasks.task import Bayes, Split, Splits, Task
@@ -5,6 +6,7 @@ from lossjax.tasks.teacher import Teacher, at_bayes_accuracy, bayes_risk
 from lossjax.tasks.ucr import ItalyPowerDemand, JapaneseVowels
 
 __all__ = [
+    "Arrays",
     "Bayes",
     "Digits",
     "ItalyPowerDemand",

@@ -22,6 +22,7 @@ from lossjax.history import History
 from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe
 from lossjax.keys import Seeds, seeds_by_stream, streams_from_seeds, tied
+from lossjax.models.lstm import LSTM
 from lossjax.tasks.task import Splits
 from lossjax.training import train as member
 from lossjax.training.config import TrainConfig
@@ -160,7 +161,9 @@ def compile_cell(
     check_cell(cell, members)
     width = tile if tile is not None else choose_tile(cell, tuple(members.hyperparams), len(members), chosen)
     if width < 2:
-        raise ValueError(f"tile={width} must be at least 2: a tile of 1 compiles to other code, with other last bits")
+        raise ValueError(
+            f"tile={width} must be at least 2: a tile of 1 compiles to other code; 4, 8 and 16 agree bitwise"
+        )
     program = _compile(cell, tuple(members.hyperparams), width, chosen)
     limit = device_settings.memory_limit(chosen[0])
     if limit is not None and program.bytes_needed > limit:
@@ -337,7 +340,9 @@ def _compile(cell: Cell, fields: tuple[str, ...], tile: int, devices: tuple[jax.
     hparams_shape = Hyperparams(**{name: jax.ShapeDtypeStruct((wave,), jnp.float32) for name in fields})  # type: ignore[arg-type]
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     span_shape = Span(scalar, scalar, scalar, scalar)  # type: ignore[arg-type]
-    options = dict(device_settings.compiler_options(devices[0].platform, small=getattr(cell.model, "hidden", 32) <= 16))
+    options = dict(
+        device_settings.compiler_options(devices[0].platform, isinstance(cell.model, LSTM) and cell.model.hidden > 16)
+    )
     clock = time.perf_counter()
     # TensorFloat-32 would otherwise be the default on recent GPUs
     precision = "float32" if cell.config.precision == "float32" else "tensorfloat32"

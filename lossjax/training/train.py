@@ -287,7 +287,12 @@ def _logits(cell: Cell, params: Any, examples: Split) -> Float[Array, "example c
         padded = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
         return padded.reshape(num_blocks, size, *array.shape[1:])
 
-    blocks = jax.tree.map(in_blocks, (examples.inputs, examples.mask))
+    inputs = examples.inputs
+    if cell.task.shared and jnp.issubdtype(inputs.dtype, jnp.floating):
+        # gives shared examples a member axis under vmap: XLA would fold all members of a tile into one product, and the
+        # last bits would depend on their number. A product with 0 is kept, because of nan.
+        inputs = inputs + 0.0 * jax.tree.leaves(params)[0].reshape(-1)[0]
+    blocks = jax.tree.map(in_blocks, (inputs, examples.mask))
     logits = jax.lax.map(lambda block: forward(cell, params, *block), blocks)
     return logits.reshape(num_blocks * size, -1)[:num_examples]
 
