@@ -127,7 +127,13 @@ def test_figures_need_the_tables_alone(monkeypatch, tmp_path):
     workload, source, seed = (np.array(column) for column in zip(*rows, strict=True))
     tests = [(w, m, 0.1, 0.9) for w in ("W1", "W2", "W3") for m in ("loss", "accuracy")]
     tables = {
-        "runs": {"workload": workload, "source": source, "seed": seed, "loss": seed / 10.0, "accuracy": seed / 5.0},
+        "runs": {
+            "workload": workload,
+            "source": source,
+            "seed": seed,
+            "loss": (seed + 1) / 10.0,
+            "accuracy": seed / 5.0,
+        },
         "tests": dict(
             zip(
                 ("workload", "metric", "distance", "p"),
