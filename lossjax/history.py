@@ -77,7 +77,8 @@ class History:
                 raise KeyError(f"no label {name!r}; this history has {', '.join(available)}")
             mask &= available[name] == np.asarray(value, dtype=available[name].dtype)
             if not mask.any():
-                raise KeyError(f"no member has {name}={value}; there are {np.unique(available[name]).tolist()}")
+                there = ", ".join(f"{known:g}" for known in np.unique(available[name]))
+                raise KeyError(f"no member has {name}={value}; there are {there}")
         return self[mask]
 
     def __getitem__(self, members: Any) -> History:

@@ -120,7 +120,10 @@ def _check(name: str, value: Any) -> np.ndarray:
         near = difflib.get_close_matches(name, FIELDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; the hyperparameters are {', '.join(FIELDS)}"
         raise ValueError(f"no hyperparameter named {name!r}{hint}")
-    array = np.atleast_1d(np.asarray(value, dtype=np.float32))
+    try:
+        array = np.atleast_1d(np.asarray(value, dtype=np.float32))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={value!r} is neither a number nor a list of numbers") from error
     if array.ndim != 1 or array.size == 0:
         raise ValueError(f"{name} has shape {array.shape}; give one number or a non-empty list")
     test, rule = _RULES.get(name, (lambda v: v >= 0, ">= 0"))

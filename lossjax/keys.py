@@ -6,6 +6,7 @@ the variance between runs can be taken apart by stream.
 
 import dataclasses
 import itertools
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -55,11 +56,10 @@ class Seeds:
 
 def tied(seeds: int | Iterable[int]) -> Seeds:
     """One seed a replicate for all four streams: ``tied(1000)`` is the seeds 0 … 999."""
-    values = range(seeds) if isinstance(seeds, int) else list(seeds)
-    column = np.asarray(list(values))
-    if column.ndim != 1 or column.size == 0 or not np.issubdtype(column.dtype, np.integer):
-        raise ValueError(f"seeds={seeds!r} names no seeds; give a positive number or a sequence of integers")
-    return Seeds(_as_seeds(np.repeat(column[:, None], len(STREAMS), axis=1)), "tied")
+    values = _values("seeds", seeds)
+    # only the seeds 0 … n-1 may grow at their end; any others are a design of their own, their table in the digest
+    design = "tied" if values == list(range(len(values))) else "listed"
+    return Seeds(_as_seeds(np.repeat(np.array(values)[:, None], len(STREAMS), axis=1)), design)
 
 
 def crossed(**seeds: int | Iterable[int]) -> Seeds:
@@ -70,9 +70,9 @@ def crossed(**seeds: int | Iterable[int]) -> Seeds:
     unknown = set(seeds) - set(STREAMS)
     if unknown:
         raise ValueError(f"no stream named {sorted(unknown)}; the streams are {', '.join(STREAMS)}")
-    axes = [_values(seeds.get(name, [0])) for name in STREAMS]
+    axes = [_values(name, seeds.get(name, [0])) for name in STREAMS]
     table = _as_seeds(np.array(list(itertools.product(*axes))))
-    return Seeds(table, "crossed:" + ";".join(f"{name}={_values(seeds.get(name, [0]))}" for name in STREAMS))
+    return Seeds(table, "crossed:" + ";".join(f"{name}={axis}" for name, axis in zip(STREAMS, axes, strict=True)))
 
 
 def redrawn(num_seeds: int, streams: Iterable[str] = STREAMS) -> Seeds:
@@ -95,8 +95,17 @@ def seeds_by_stream(table: np.ndarray) -> Mapping[str, np.ndarray]:
     return {name: table[:, index] for index, name in enumerate(STREAMS)}
 
 
-def _values(seeds: int | Iterable[int]) -> list[int]:
-    return list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+def _values(name: str, seeds: int | Iterable[int]) -> list[int]:
+    """0 … seeds-1 for a number, else the seeds themselves."""
+    try:
+        if isinstance(seeds, bool):
+            raise TypeError
+        values = [operator.index(s) for s in seeds] if isinstance(seeds, Iterable) else range(operator.index(seeds))
+    except TypeError:
+        values = []
+    if not values:
+        raise ValueError(f"{name}={seeds!r} names no seeds; give a positive number or a sequence of integers")
+    return list(values)
 
 
 def _as_seeds(table: np.ndarray) -> np.ndarray:

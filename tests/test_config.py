@@ -45,6 +45,7 @@ def test_log_spacing_starts_at_the_first_step_and_widens():
         ({"epochs": 0}, "epochs=0 must be at least 1"),
         ({"epochs": 1, "batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"epochs": 1, "num_evals": 0}, "num_evals=0 must be at least 1"),
+        ({"epochs": 1, "num_evals": 1.5}, "num_evals=1.5 must be a whole number"),
         ({"epochs": 1, "optimizer": "adamax"}, "optimizer='adamax' is none of sgd, momentum, adam, adamw, lion"),
         ({"epochs": 1, "schedule": "linear"}, "schedule='linear' is none of"),
         ({"epochs": 1, "objective": "mse"}, "objective='mse' is none of"),

@@ -61,7 +61,7 @@ def test_redrawn_changes_one_stream_at_a_time():
         (lambda: tied([-1]), "seeds lie in"),
         (lambda: tied([2**32]), "seeds lie in"),
         (lambda: crossed(inti=2), r"no stream named \['inti'\]; the streams are data, init, order, noise"),
-        (lambda: crossed(init=0), "seeds lie in"),
+        (lambda: crossed(init=0), "names no seeds"),
         (lambda: redrawn(2, ["dropout"]), "no stream named"),
         (lambda: redrawn(0), "seeds lie in"),
     ],
@@ -104,3 +104,14 @@ def test_draws_are_golden():
     streams = streams_from_seeds(np.array([3, 3, 3, 3], np.uint32))
     drawn = [int(jax.random.bits(getattr(streams, name))) for name in STREAMS]
     assert drawn == [37346497, 111646283, 1195459093, 1175006118], message
+
+
+def test_only_the_first_seeds_may_grow_others_are_a_design_of_their_own():
+    assert tied(3).design == tied(4).design == tied([0, 1, 2]).design == "tied"
+    assert tied([5, 6, 7]).design == tied([0, 2]).design == "listed"
+    assert tied(np.int64(2)).table.tolist() == tied(2).table.tolist()
+    for wrong in (True, 1.5, [1.5]):
+        with pytest.raises(ValueError, match="names no seeds"):
+            tied(wrong)
+    # an iterator is read once
+    assert crossed(data=iter([3, 4])).design == crossed(data=[3, 4]).design

@@ -17,7 +17,7 @@ import pytest
 
 import lossjax
 from lossjax.hyperparams import grid
-from lossjax.keys import crossed, streams_from_seeds
+from lossjax.keys import crossed, streams_from_seeds, tied
 from lossjax.models import Dense
 from lossjax.sweeps import run, signals, store
 from lossjax.sweeps.experiment import load_experiment
@@ -139,6 +139,14 @@ def test_more_seeds_only_add_parts(root, expected):
 def test_seeds_of_a_design_are_not_changed_by_a_number():
     with pytest.raises(ValueError, match="cell 'a' has seeds of its own design; edit the experiment file"):
         dataclasses.replace(SWEEP, seeds=crossed(init=2)).with_seeds(5)
+
+
+def test_seeds_that_are_listed_are_part_of_what_a_cell_is():
+    cell = next(iter(SWEEP.cells.values()))
+    sweeps = [Sweep({"a": cell}, SWEEP.hyperparams, tied(seeds)) for seeds in ([5, 6], [8, 9], [5, 6, 7])]
+    assert len({sweep.description("a")["seeds"] for sweep in sweeps}) == 3
+    with pytest.raises(ValueError, match="seeds of its own design"):
+        Sweep({"a": cell}, SWEEP.hyperparams, tied([5, 6])).with_seeds(4)
 
 
 def test_an_edited_cell_gets_a_place_of_its_own(root, capsys):

@@ -64,7 +64,10 @@ def load_experiment(path: str | Path) -> Experiment:
         raise ValueError(f"{file} is not a Python file; an experiment file ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError) as error:
+        raise ValueError(f"{file} cannot be loaded: {error}") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{file} defines no experiment; it needs a line  experiment = lossjax.Experiment(…)")

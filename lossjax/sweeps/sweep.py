@@ -7,6 +7,7 @@ from typing import Any
 from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe, digest
 from lossjax.keys import Seeds, tied
+from lossjax.tasks.arrays import Arrays
 from lossjax.training.population import Members, flatten
 from lossjax.training.train import Cell
 
@@ -65,7 +66,8 @@ class Sweep:
         """Everything a cell's results depend on; its digest names their folder."""
         cell, seeds = self.cells[name], self.seeds_of(name)
         return {
-            "task": describe(cell.task),
+            # a file of one's own is what it contains, not how it is called
+            "task": describe(cell.task.pinned() if isinstance(cell.task, Arrays) else cell.task),
             "model": describe(cell.model),
             "config": describe(cell.config),
             "hyperparams": describe(as_configs(self.hyperparams_of(name))),

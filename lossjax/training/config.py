@@ -69,6 +69,8 @@ class TrainConfig:
             raise ValueError(f"epochs={self.epochs} and num_steps={self.num_steps}: give exactly one of the two")
         for name in ("batch_size", "epochs", "num_steps", "num_evals"):
             value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                raise ValueError(f"{name}={value!r} must be a whole number (a Python int)")
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         for name, allowed in (
