@@ -9,10 +9,12 @@ from jaxtyping import Array, Bool, Float
 
 from lossjax.models.model import (
     Inputs,
+    LayerNorm,
+    Linear,
+    add_to_rows,
     check_choice,
     check_counts,
     drop,
-    layer_norm,
     pool,
     required_classes,
     time_steps,
@@ -52,16 +54,16 @@ class Conv(nn.Module):
         num_classes = required_classes(self)
         values = time_steps(inputs, mask, self.num_tokens, self.width)
         if self.num_tokens is None:
-            values = nn.Dense(self.width, name="features")(values)
+            values = Linear(self.width, name="features")(values)
         for index in range(self.layers):
-            branch = layer_norm(f"norm_{index}")(values)
+            branch = LayerNorm(name=f"norm_{index}")(values)
             if mask is not None:
                 # the normalisation's bias has made padding non-zero
                 branch = jnp.where(mask[..., None], branch, 0.0)
             branch = Convolution(self.width, self.kernel_size, name=f"convolution_{index}")(branch)
             values = values + drop(self, jax.nn.gelu(branch, approximate=False), dropout_rate)
-        pooled = pool(layer_norm("norm")(values), mask, self.pooling)
-        return nn.Dense(num_classes, name="output")(pooled)
+        pooled = pool(LayerNorm(name="norm")(values), mask, self.pooling)
+        return Linear(num_classes, name="output")(pooled)
 
 
 class Convolution(nn.Module):
@@ -75,11 +77,44 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, values: Float[Array, "batch time feature"]) -> Float[Array, "batch time width"]:
-        num_steps, num_features = values.shape[1:]
-        before = (self.kernel_size - 1) // 2
-        padded = jnp.pad(values, ((0, 0), (before, self.kernel_size - 1 - before), (0, 0)))
-        patches = jnp.concatenate([padded[:, at : at + num_steps] for at in range(self.kernel_size)], axis=-1)
+        num_features = values.shape[-1]
         # variance 1 / (kernel_size * features), as nn.Conv draws it
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.kernel_size, num_features, self.width))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        return patches @ kernel.reshape(-1, self.width) + bias
+        rows = _convolve(values, kernel).reshape(-1, self.width)
+        return add_to_rows(rows, bias).reshape(*values.shape[:2], self.width)
+
+
+@jax.custom_vjp
+def _convolve(
+    values: Float[Array, "batch time feature"], kernel: Float[Array, "offset feature width"]
+) -> Float[Array, "batch time width"]:
+    return _convolve_forward(values, kernel)[0]
+
+
+def _convolve_forward(values: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    size, _, width = kernel.shape
+    patches = _patches(values, before=(size - 1) // 2, size=size)
+    return (patches @ kernel.reshape(-1, width)).reshape(*values.shape[:2], width), (patches, kernel)
+
+
+def _convolve_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    # the gradient by the values is a convolution, too, with the kernel turned round: patches again, where autodiff
+    # would add up one padded array for each offset
+    patches, kernel = saved
+    size, num_features, width = kernel.shape
+    d_kernel = patches.T @ gradient.reshape(-1, width)
+    turned = kernel[::-1].swapaxes(1, 2).reshape(-1, num_features)
+    d_values = _patches(gradient, before=size // 2, size=size) @ turned
+    return d_values.reshape(*gradient.shape[:2], num_features), d_kernel.reshape(kernel.shape)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _patches(values: Float[Array, "batch time feature"], before: int, size: int) -> Float[Array, "row patch"]:
+    """The ``size`` steps around each step, side by side, zeros outside; a row an example and step."""
+    num_steps = values.shape[1]
+    padded = jnp.pad(values, ((0, 0), (before, size - 1 - before), (0, 0)))
+    patches = jnp.concatenate([padded[:, at : at + num_steps] for at in range(size)], axis=-1)
+    return patches.reshape(-1, patches.shape[-1])

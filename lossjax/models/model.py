@@ -100,10 +100,92 @@ def pool(
     return jnp.sum(values * weights[..., None], axis=1)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
-    """Layer normalisation with ``torch.nn.LayerNorm``'s epsilon; its gain is the parameter "scale"."""
-    # the fast variance E[x²] - E[x]² cancels where the mean is large
-    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
+class Linear(nn.Module):
+    """``nn.Dense`` with the same parameters, on the last axis of ``values``, faster on a CPU to differentiate.
+
+    All other axes are one, so that the weights' gradient is a product with one contracted axis and needs no transposed
+    copy of its factors, and the bias's is a product too (see ``add_to_rows``).
+    """
+
+    width: int
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "*rows feature"]) -> Float[Array, "*rows width"]:
+        kernel = self.param("kernel", self.kernel_init, (values.shape[-1], self.width))
+        bias = self.param("bias", self.bias_init, (self.width,))
+        rows = values.reshape(-1, values.shape[-1])
+        return add_to_rows(rows @ kernel, bias).reshape(*values.shape[:-1], self.width)
+
+
+@jax.custom_vjp
+def add_to_rows(rows: Float[Array, "row feature"], vector: Float[Array, " feature"]) -> Float[Array, "row feature"]:
+    """``rows + vector``, whose gradient by the vector is a product instead of a sum over rows.
+
+    XLA puts all that leads to a sum's operand inside the sum, so a gradient that is used elsewhere, too, would be
+    computed anew for each bias. It does the same to products with one row, hence two in ``_sum_of_rows``.
+    """
+    return rows + vector
+
+
+def _sum_of_rows(rows: Float[Array, "row feature"]) -> Float[Array, " feature"]:
+    return (_constant(1.0, (2, len(rows)), rows) @ rows)[0]
+
+
+def _constant(value: float, shape: tuple[int, ...], like: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A constant with the member axis of ``like`` under vmap.
+
+    One without would make a single product of all members of a tile, and a member's last bits depend on their number.
+    """
+    return jnp.full(shape, value, like.dtype) + 0.0 * like[(0,) * like.ndim]
+
+
+add_to_rows.defvjp(lambda rows, vector: (rows + vector, None), lambda _, gradient: (gradient, _sum_of_rows(gradient)))
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of the last axis (Ba et al. 2016), with ``torch.nn.LayerNorm``'s epsilon, 1e-5.
+
+    Its gain is the parameter "scale". The same as ``nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)``, with a
+    gradient that keeps the normalised values and takes every sum as a product: a CPU adds floats one after another.
+    """
+
+    @nn.compact
+    def __call__(self, values: Float[Array, "*rows feature"]) -> Float[Array, "*rows feature"]:
+        width = values.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (width,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (width,))
+        return _normalise(values.reshape(-1, width), scale, bias).reshape(values.shape)
+
+
+@jax.custom_vjp
+def _normalise(rows: Array, scale: Array, bias: Array) -> Array:
+    return _normalise_forward(rows, scale, bias)[0]
+
+
+def _normalise_forward(rows: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    # the fast variance E[x²] - E[x]² would cancel where the mean is large
+    centred = rows - _mean_of_features(rows)
+    inverse = jax.lax.rsqrt(_mean_of_features(centred * centred) + 1e-5)
+    normal = centred * inverse
+    return normal * scale + bias, (normal, inverse, scale)
+
+
+def _normalise_backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
+    normal, inverse, scale = saved
+    scaled = gradient * scale
+    along = _mean_of_features(scaled * normal)
+    d_rows = inverse * (scaled - _mean_of_features(scaled) - normal * along)
+    return d_rows, _sum_of_rows(gradient * normal), _sum_of_rows(gradient)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _mean_of_features(rows: Float[Array, "row feature"]) -> Float[Array, "row 1"]:
+    width = rows.shape[-1]
+    return (rows @ _constant(1 / width, (width, 2), rows))[:, :1]
 
 
 def symmetric_uniform(limit: float) -> Initializer:

@@ -10,10 +10,12 @@ from jaxtyping import Array, Bool, Float
 
 from lossjax.models.model import (
     Inputs,
+    LayerNorm,
+    Linear,
+    add_to_rows,
     check_choice,
     check_counts,
     drop,
-    layer_norm,
     pool,
     required_classes,
     time_steps,
@@ -63,15 +65,17 @@ class Transformer(nn.Module):
         dropout_rate: Float[Array, ""] | None = None,
     ) -> Float[Array, "batch class"]:
         num_classes = required_classes(self)
-        values = time_steps(inputs, mask, self.num_tokens, self.width)
+        steps = time_steps(inputs, mask, self.num_tokens, self.width)
+        batch, time = steps.shape[:2]
         if self.num_tokens is None:
-            values = nn.Dense(self.width, name="features")(values)
-        values = drop(self, values + self._position_vectors(values.shape[1]), dropout_rate)
+            steps = Linear(self.width, name="features")(steps)
+        placed = add_to_rows(steps.reshape(batch, time * self.width), self._position_vectors(time).reshape(-1))
+        values = drop(self, placed.reshape(batch * time, self.width), dropout_rate)
         for index in range(self.layers):
-            layer = _EncoderLayer(self.heads, self.mlp_ratio * self.width, name=f"layer_{index}")
+            layer = _EncoderLayer(time, self.heads, self.mlp_ratio * self.width, name=f"layer_{index}")
             values = layer(values, mask, dropout_rate)
-        pooled = pool(layer_norm("norm")(values), mask, self.pooling)
-        return nn.Dense(num_classes, name="output")(pooled)
+        normal = LayerNorm(name="norm")(values).reshape(batch, time, self.width)
+        return Linear(num_classes, name="output")(pool(normal, mask, self.pooling))
 
     def _position_vectors(self, num_steps: int) -> Float[Array, "time width"]:
         if self.positions == "sinusoidal":
@@ -90,23 +94,26 @@ class Transformer(nn.Module):
 
 
 class _EncoderLayer(nn.Module):
+    time: int
     heads: int
     mlp_width: int
 
     @nn.compact
-    def __call__(self, values: Array, mask: Array | None, dropout_rate: Array | None) -> Array:
-        batch, time, width = values.shape
-        joined = nn.Dense(3 * width, name="query_key_value")(layer_norm("attention_norm")(values))
+    def __call__(
+        self, values: Float[Array, "row feature"], mask: Array | None, dropout_rate: Array | None
+    ) -> Float[Array, "row feature"]:
+        width = values.shape[-1]
+        joined = Linear(3 * width, name="query_key_value")(LayerNorm(name="attention_norm")(values))
         query, key, value = (
-            part.reshape(batch, time, self.heads, width // self.heads) for part in jnp.split(joined, 3, axis=-1)
+            part.reshape(-1, self.time, self.heads, width // self.heads) for part in jnp.split(joined, 3, axis=-1)
         )
         # [batch, head, query, key]: who attends does not matter, a step that does not exist is never attended to
         attended_to = None if mask is None else mask[:, None, None, :]
-        attended = jax.nn.dot_product_attention(query, key, value, mask=attended_to).reshape(batch, time, width)
-        values = values + drop(self, nn.Dense(width, name="projection")(attended), dropout_rate)
-        hidden = nn.Dense(self.mlp_width, name="mlp_in")(layer_norm("mlp_norm")(values))
+        attended = jax.nn.dot_product_attention(query, key, value, mask=attended_to).reshape(values.shape)
+        values = values + drop(self, Linear(width, name="projection")(attended), dropout_rate)
+        hidden = Linear(self.mlp_width, name="mlp_in")(LayerNorm(name="mlp_norm")(values))
         hidden = jax.nn.gelu(hidden, approximate=False)
-        return values + drop(self, nn.Dense(width, name="mlp_out")(hidden), dropout_rate)
+        return values + drop(self, Linear(width, name="mlp_out")(hidden), dropout_rate)
 
 
 def sinusoids(num_steps: int, width: int) -> np.ndarray:
