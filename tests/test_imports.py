@@ -32,6 +32,7 @@ WITHOUT_JAX = (
     "lossjax.reports.report",
     "lossjax.cli",
     "lossjax.sweeps.store",
+    "lossjax.sweeps.parts",
     "lossjax.sweeps.plan",
     "lossjax.sweeps.durable",
     "lossjax.sweeps.provenance",

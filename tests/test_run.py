@@ -19,7 +19,7 @@ import lossjax
 from lossjax.hyperparams import grid
 from lossjax.keys import crossed, streams_from_seeds, tied
 from lossjax.models import Dense
-from lossjax.sweeps import run, signals, store
+from lossjax.sweeps import parts, run, signals, store
 from lossjax.sweeps.experiment import load_experiment
 from lossjax.sweeps.params import load_model
 from lossjax.sweeps.plan import StoreError, read_plan
@@ -80,7 +80,7 @@ def expected() -> dict[str, np.ndarray]:
 def test_what_is_stored_is_what_training_in_memory_gives(root, expected):
     train(SWEEP, root)
     assert_bytes_equal(arrays(root), expected)
-    assert [path.name for _, _, path in store.parts(root, read_plan(root).cells[0])] == [
+    assert [path.name for _, _, path in parts.committed(root, read_plan(root).cells[0])] == [
         "00000000-00000005",
         "00000005-00000010",
         "00000010-00000012",
@@ -90,7 +90,7 @@ def test_what_is_stored_is_what_training_in_memory_gives(root, expected):
         "num_classes": None,
         "num_tokens": None,
     }
-    manifest = next(store.manifests(root, read_plan(root).cells[0]))
+    manifest = next(parts.manifests(root, read_plan(root).cells[0]))
     assert manifest["num_devices"] == len(jax.devices())
     assert manifest["evaluation_seconds"] > 0
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from lossjax import models
-from lossjax.sweeps import checkpoint, store
+from lossjax.sweeps import checkpoint, parts
 from lossjax.sweeps.plan import read_plan
 
 PARAMS = "params/"
@@ -28,14 +28,14 @@ def load_model(root: str | Path, cell: str, member: int, model: nn.Module | None
         ValueError: the member's parameters were not kept, or the model is not lossjax's own.
     """
     plan = read_plan(root).cell(cell)
-    folder = _folder(store.cell_folder(root, plan), member)
+    folder = _folder(parts.cell_folder(root, plan), member)
     if not folder.exists():
         kept = sorted(int(path.name) for path in folder.parent.glob("[0-9]*"))
         raise ValueError(
             f"parameters of member {member} of cell {cell!r} were not kept; kept are {kept or 'none'}: name members in "
             "Sweep(keep_params=…) before they are trained"
         )
-    info = next(store.manifests(root, plan))["info"]
+    info = next(parts.manifests(root, plan))["info"]
     if model is None:
         fields = dict(info["model"])
         kind = fields.pop("type")

@@ -11,7 +11,7 @@ import numpy as np
 
 from lossjax import devices
 from lossjax.identity import digest
-from lossjax.sweeps import checkpoint, store
+from lossjax.sweeps import checkpoint, parts, store
 from lossjax.sweeps.params import PARAMS, keep_params
 from lossjax.sweeps.plan import CellPlan, plan_changes, write_plan
 from lossjax.sweeps.progress import Meter
@@ -72,12 +72,12 @@ def run_sweep(
         write_plan(root, plans.values(), experiment=experiment, scale=scale, command=command)
         failures = []
         for plan in plans.values():
-            missing = store.missing(root, plan, sweep.part_size)
+            missing = parts.missing(root, plan, sweep.part_size)
             if not missing:
                 continue
             _stop_if_asked(stop, f"before cell {plan.name}")
             if not mix_versions:
-                store.check_versions(root, plan, versions())
+                parts.check_versions(root, plan, versions())
             failure = _run_cell(sweep, plan, missing, root, stop, checkpoint_seconds)
             if failure is not None:
                 failures.append(failure)
@@ -102,7 +102,7 @@ def _run_cell(
     """Trains and commits the missing parts of a cell; what went wrong with one, or None."""
     cell, members = sweep.cells[plan.name], sweep.members(plan.name)
     # on an accelerator the last bits depend on the tile, so a cell keeps the one that it began with
-    tile = min((manifest["tile"] for manifest in store.manifests(root, plan)), default=None)
+    tile = min((manifest["tile"] for manifest in parts.manifests(root, plan)), default=None)
     program = compile_cell(cell, members, tile=tile)
     num_left = sum(last - first for first, last in missing)
     num_done = len(members) - num_left
@@ -115,7 +115,7 @@ def _run_cell(
             except Stopped:
                 raise
             except Exception as error:
-                store.mark_failed(root, plan, first, last, f"{type(error).__name__}: {error}")
+                parts.mark_failed(root, plan, first, last, f"{type(error).__name__}: {error}")
                 return f"cell {plan.name}, members {first} … {last - 1}: {type(error).__name__}: {error}"
             total, evaluating, num_done = total + seconds, evaluating + evaluation_seconds, num_done + last - first
             if tile < program.tile:  # memory ran out, and would again
@@ -145,7 +145,7 @@ class _Part:
 
     @property
     def checkpoints(self) -> Path:
-        return store.checkpoint_folder(self.root, self.plan, self.first, self.last)
+        return parts.checkpoint_folder(self.root, self.plan, self.first, self.last)
 
     @property
     def kept_members(self) -> list[int]:
@@ -187,9 +187,9 @@ def _commit(
     params = {name: array for name, array in records.items() if name.startswith(PARAMS)}
     metrics = {name: array for name, array in records.items() if name not in params}
     for member in part.kept_members:
-        keep_params(store.cell_folder(part.root, part.plan), member, params, member - part.first)
+        keep_params(parts.cell_folder(part.root, part.plan), member, params, member - part.first)
     history = as_history(part.cell, part.members, metrics)
-    store.commit(
+    parts.commit(
         part.root,
         part.plan,
         part.first,
