@@ -16,9 +16,11 @@ import optax
 import pytest
 
 import lossjax
+from lossjax import devices
 from lossjax.hyperparams import grid
+from lossjax.identity import digest
 from lossjax.keys import crossed, streams_from_seeds, tied
-from lossjax.models import Dense
+from lossjax.models import LSTM, Dense
 from lossjax.sweeps import parts, run, signals, store
 from lossjax.sweeps.experiment import load_experiment
 from lossjax.sweeps.params import load_model
@@ -182,6 +184,27 @@ def test_everything_a_result_depends_on_is_in_the_description():
     assert all(other.description("a") != base for other in others)
     # neither the number of tied seeds nor how they are kept changes a member
     assert dataclasses.replace(SWEEP, seeds=60, part_size=7, keep_params=(1,)).description("a") == base
+
+
+def test_the_rule_for_compiler_options_is_in_the_description(monkeypatch):
+    """As it is for every platform, so that a cell started on one machine is found on another."""
+    small = Sweep({"a": Cell(TASK, LSTM(hidden=16), CELL.config)}, SWEEP.hyperparams).description("a")
+    wide = Sweep({"a": Cell(TASK, LSTM(hidden=17), CELL.config)}, SWEEP.hyperparams).description("a")
+    no_fusion = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    assert small["compiler_options"] == {"cpu": {"xla_cpu_multi_thread_eigen": False} | no_fusion, "gpu": {}}
+    assert wide["compiler_options"] == {"cpu": {"xla_cpu_multi_thread_eigen": False}, "gpu": {}}
+    base = digest(SWEEP.description("a"))
+    monkeypatch.setattr(devices, "compiler_options", lambda platform, ynn_fusion: {"xla_of_another_rule": platform})
+    changed = SWEEP.description("a")
+    assert changed["compiler_options"] == {name: {"xla_of_another_rule": name} for name in ("cpu", "gpu")}
+    assert digest(changed) != base
+
+
+def test_programs_are_compiled_with_the_options_described(monkeypatch):
+    monkeypatch.setattr(devices, "compiler_options", lambda platform, ynn_fusion: {"xla_of_another_rule": platform})
+    population._compile.cache_clear()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_another_rule"):
+        population.compile_cell(CELL, SWEEP.members("a"))
 
 
 @pytest.mark.parametrize(

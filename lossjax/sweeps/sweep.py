@@ -8,10 +8,11 @@ from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe, digest
 from lossjax.keys import Seeds, tied
 from lossjax.tasks.arrays import Arrays
-from lossjax.training.population import Members, flatten
+from lossjax.training.population import Members, compiler_options, flatten
 from lossjax.training.train import Cell
 
 PART_SIZE = 256
+PLATFORMS = ("cpu", "gpu")  # that results may come from
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class Sweep:
             "task": describe(cell.task.pinned() if isinstance(cell.task, Arrays) else cell.task),
             "model": describe(cell.model),
             "config": describe(cell.config),
+            # of every platform, whichever this machine is: a cell started here is found elsewhere
+            "compiler_options": {platform: compiler_options(cell, platform) for platform in PLATFORMS},
             "hyperparams": describe(as_configs(self.hyperparams_of(name))),
             # more tied seeds only append members, so their number is no part of what a cell is
             "seeds": seeds.design if seeds.design == "tied" else f"{seeds.design} {digest(describe(seeds.table))[:12]}",

@@ -306,6 +306,12 @@ def cell_info(cell: Cell) -> dict[str, Any]:
     }
 
 
+def compiler_options(cell: Cell, platform: str) -> dict[str, bool | str]:
+    """Options of a cell's programs on a platform ("cpu", "gpu"). They change last bits, so they are in its digest."""
+    is_wide_lstm = isinstance(cell.model, LSTM) and cell.model.hidden > 16
+    return dict(device_settings.compiler_options(platform, ynn_fusion=is_wide_lstm))
+
+
 @functools.lru_cache(maxsize=64)
 def _compile(cell: Cell, fields: tuple[str, ...], tile: int, devices: tuple[jax.Device, ...]) -> Program:
     mesh = Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
@@ -340,9 +346,7 @@ def _compile(cell: Cell, fields: tuple[str, ...], tile: int, devices: tuple[jax.
     hparams_shape = Hyperparams(**{name: jax.ShapeDtypeStruct((wave,), jnp.float32) for name in fields})  # type: ignore[arg-type]
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     span_shape = Span(scalar, scalar, scalar, scalar)  # type: ignore[arg-type]
-    options = dict(
-        device_settings.compiler_options(devices[0].platform, isinstance(cell.model, LSTM) and cell.model.hidden > 16)
-    )
+    options = compiler_options(cell, devices[0].platform)
     clock = time.perf_counter()
     # TensorFloat-32 would otherwise be the default on recent GPUs
     precision = "float32" if cell.config.precision == "float32" else "tensorfloat32"
