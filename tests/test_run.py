@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -290,6 +291,30 @@ def test_a_signal_ends_the_segment_and_keeps_a_checkpoint(root, monkeypatch, cap
     assert resumed[0].step == {1: 0, 4: 5, 11: 4}[at]
     assert_bytes_equal(arrays(root), expected)
     assert not list(root.glob("cells/*/checkpoints/*"))
+
+
+def test_a_part_has_cost_what_all_processes_spent_on_it(root, monkeypatch):
+    """By a clock that stands still but for 100 s in the process that is stopped, and 10 s in the one that goes on."""
+    now = [0.0]
+    monkeypatch.setattr(run, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def stop():
+        now[0] += 100
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        interrupting(patch, 4, stop)
+        with pytest.raises(signals.Stopped):
+            train(SWEEP, root)
+    now[0] += 1000  # before it is started again
+    with monkeypatch.context() as patch:
+        interrupting(patch, 1, lambda: now.__setitem__(0, now[0] + 10))
+        train(SWEEP, root)
+    made = list(parts.manifests(root, read_plan(root).cells[0]))
+    assert [manifest["elapsed_seconds"] for manifest in made] == [110, 0, 0]
+    # the first part was evaluated for the first time, which says what an evaluation costs, before the stop
+    assert all(manifest["evaluation_seconds"] > 0 for manifest in made)
+    assert store.cost(root)["wall_seconds"] == 110
 
 
 def test_a_signal_in_the_last_segment_of_a_cell_starts_no_other(root, monkeypatch):

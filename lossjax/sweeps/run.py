@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,13 +112,14 @@ def _run_cell(
         for first, last in missing:
             part = _Part(cell, program, root, plan, first, members[slice(first, last)], sweep.keep_params)
             try:
-                seconds, evaluation_seconds, tile = _run_part(part, meter, num_done, stop, checkpoint_seconds)
+                cost, tile = _run_part(part, meter, num_done, stop, checkpoint_seconds)
             except Stopped:
                 raise
             except Exception as error:
                 parts.mark_failed(root, plan, first, last, f"{type(error).__name__}: {error}")
                 return f"cell {plan.name}, members {first} … {last - 1}: {type(error).__name__}: {error}"
-            total, evaluating, num_done = total + seconds, evaluating + evaluation_seconds, num_done + last - first
+            total, evaluating = total + cost.elapsed_seconds, evaluating + cost.evaluation_seconds
+            num_done += last - first
             if tile < program.tile:  # memory ran out, and would again
                 program = compile_cell(cell, members, tile=tile)
         meter.say(
@@ -125,6 +127,13 @@ def _run_cell(
             f"compiled in {program.compile_seconds:.1f} s, tile {program.tile} on {len(program.devices)} device(s)"
         )
     return None
+
+
+class _Cost(NamedTuple):
+    """What a part has taken so far, in this process and in those that were interrupted before it."""
+
+    elapsed_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,21 +163,26 @@ class _Part:
 
 def _run_part(
     part: _Part, meter: Meter, num_done: int, stop: StopRequest, checkpoint_seconds: float
-) -> tuple[float, float, int]:
-    """Trains and commits a part; the seconds that took, how many of them went into evaluations, and the last tile."""
+) -> tuple[_Cost, int]:
+    """Trains and commits a part; what that took, and the last tile."""
     began = kept = time.monotonic()
-    resume = _restore(part)
+    resume, before = _restore(part)
     if resume is not None:
         meter.skip(resume.num_done * part.cell.num_steps + resume.num_training * resume.step)
     training = train_members(part.cell, part.members, part.program, resume, with_params=bool(part.kept_members))
     num_evals = len(part.cell.config.eval_steps(part.cell.sizes["train"]))
-    evaluation_seconds, tile = 0.0, part.program.tile
+    evaluation_seconds, tile = before.evaluation_seconds, part.program.tile
+
+    def cost() -> _Cost:
+        return _Cost(before.elapsed_seconds + time.monotonic() - began, evaluation_seconds)
+
     while True:
         try:
             segment = next(training)
         except StopIteration as finished:
-            _commit(part, finished.value, tile, time.monotonic() - began, evaluation_seconds)
-            return time.monotonic() - began, evaluation_seconds, tile
+            spent = cost()
+            _commit(part, finished.value, tile, spent)
+            return spent, tile
         tile = segment.tile
         if segment.step == 0:  # one evaluation and nothing else
             evaluation_seconds += segment.seconds * num_evals
@@ -176,14 +190,12 @@ def _run_part(
         if segment.members_done == len(part.members):
             continue  # the part is about to be committed
         if stop.received is not None or time.monotonic() - kept >= checkpoint_seconds:
-            _save(part, segment.snapshot())
+            _save(part, segment.snapshot(), cost())
             kept = time.monotonic()
         _stop_if_asked(stop, f"in cell {part.plan.name} after a checkpoint")
 
 
-def _commit(
-    part: _Part, records: Mapping[str, np.ndarray], tile: int, elapsed_seconds: float, evaluation_seconds: float
-) -> None:
+def _commit(part: _Part, records: Mapping[str, np.ndarray], tile: int, cost: _Cost) -> None:
     params = {name: array for name, array in records.items() if name.startswith(PARAMS)}
     metrics = {name: array for name, array in records.items() if name not in params}
     for member in part.kept_members:
@@ -199,25 +211,26 @@ def _commit(
         device=part.program.devices[0].device_kind,
         num_devices=len(part.program.devices),
         tile=tile,
-        elapsed_seconds=elapsed_seconds,
-        evaluation_seconds=evaluation_seconds,
+        **cost._asdict(),
     )
 
 
-def _save(part: _Part, snapshot: Snapshot) -> None:
+def _save(part: _Part, snapshot: Snapshot, cost: _Cost) -> None:
     arrays = {f"done/{name}": array for name, array in snapshot.done.items()}
     arrays |= {f"state/{path}": array for path, array in snapshot.state.items()}
+    arrays |= {f"cost/{name}": np.array(seconds) for name, seconds in cost._asdict().items()}
     checkpoint.save(part.checkpoints, snapshot.step, arrays)
 
 
-def _restore(part: _Part) -> Snapshot | None:
+def _restore(part: _Part) -> tuple[Snapshot | None, _Cost]:
+    """Where to go on from and what it took to get there; nothing of either where the part starts from step 0."""
     restored = checkpoint.restore(part.checkpoints)
     if restored is None:
-        return None
+        return None, _Cost()
     step, arrays = restored
-    done, state = (
+    done, state, cost = (
         {name.removeprefix(folder): array for name, array in arrays.items() if name.startswith(folder)}
-        for folder in ("done/", "state/")
+        for folder in ("done/", "state/", "cost/")
     )
     if done and any(name.startswith(PARAMS) for name in done) != bool(part.kept_members):
         warnings.warn(
@@ -226,5 +239,5 @@ def _restore(part: _Part) -> Snapshot | None:
             RuntimeWarning,
             stacklevel=2,
         )
-        return None
-    return Snapshot(done, state, step)
+        return None, _Cost()
+    return Snapshot(done, state, step), _Cost(**{name: float(seconds) for name, seconds in cost.items()})
