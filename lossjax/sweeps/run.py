@@ -22,12 +22,12 @@ from lossjax.sweeps.sweep import Sweep
 from lossjax.training.population import (
     Members,
     Program,
-    Snapshot,
     as_history,
     check_cell,
     compile_cell,
     train_members,
 )
+from lossjax.training.snapshot import Snapshot
 from lossjax.training.train import Cell
 
 CHECKPOINT_SECONDS = 30.0

@@ -28,11 +28,11 @@ from lossjax.training import train as member
 from lossjax.training.config import TrainConfig
 from lossjax.training.memory import bytes_needed, choose_tile, per_example_bytes
 from lossjax.training.optimizers import check_hyperparams
+from lossjax.training.snapshot import Arrays, Snapshot, joined, leaves, on_host, restored
 from lossjax.training.train import Cell, Data, MemberState, Span
 
 SEGMENT_SECONDS = 0.5
 POLL_SECONDS = 0.005
-Arrays = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,29 +57,6 @@ def flatten(hyperparams: Hyperparams, seeds: Seeds) -> Members:
         np.repeat(seeds.table, num_configs, axis=0),
         {name: np.tile(values, len(seeds)) for name, values in configs.items()},
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """Enough to go on from: the records of the members done, and the state of those that come next, at one step."""
-
-    done: Mapping[str, np.ndarray]  # name → [members done, …]
-    state: Mapping[str, np.ndarray]  # path of a MemberState leaf → [members in training, …]
-    step: int
-
-    @property
-    def num_done(self) -> int:
-        return len(self.done["nonfinite_step"]) if self.done else 0
-
-    @property
-    def num_training(self) -> int:
-        return len(next(iter(self.state.values()))) if self.state else 0
-
-    def without_first(self, num_members: int) -> "Snapshot | None":
-        """The state of the members after the first ``num_members``; None where there is none."""
-        if self.num_training <= num_members:
-            return None
-        return Snapshot({}, {path: array[num_members:] for path, array in self.state.items()}, self.step)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +197,7 @@ def train_members(
                     state: MemberState | None = None if is_done else state, step: int = step, size: int = len(wave)
                 ) -> Snapshot:
                     nonlocal latest
-                    latest = Snapshot(_joined(finished), {} if state is None else _on_host(_leaves(state), size), step)
+                    latest = Snapshot(joined(finished), {} if state is None else on_host(leaves(state), size), step)
                     return latest
 
                 num_steps = passed.num_steps * len(wave)
@@ -231,7 +208,7 @@ def train_members(
             half = max(2, program.tile // 2)
             warnings.warn(f"a device ran out of memory with tile={program.tile}; going on with {half}", stacklevel=2)
             program = _compile(cell, tuple(members.hyperparams), half, program.devices)
-    return _joined(finished)
+    return joined(finished)
 
 
 class _Passed(NamedTuple):
@@ -255,7 +232,7 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
     state, data = jax.block_until_ready(program.start(seeds, hparams, program.splits))
     step, seconds_a_step = -1, 0.0
     if latest is not None and latest.state and latest.num_training >= len(wave):
-        state, step = _restored(latest.state, state, len(wave), num_padding, program.sharding), latest.step
+        state, step = restored(latest.state, state, len(wave), num_padding, program.sharding), latest.step
     while True:
         if step < 0:  # the evaluation before any step, by itself: its time is what an evaluation costs
             last = 0
@@ -413,7 +390,7 @@ def _records(cell: Cell, state: MemberState, num_members: int, with_params: bool
 
     So they do not depend on how long the member's wave went on.
     """
-    arrays = _on_host({**state.records, "nonfinite_step": state.nonfinite_step}, num_members)
+    arrays = on_host({**state.records, "nonfinite_step": state.nonfinite_step}, num_members)
     nonfinite_step = arrays["nonfinite_step"][:, None]
     is_after = (nonfinite_step >= 0) & (cell.config.eval_steps(cell.sizes["train"]) >= nonfinite_step)
     for name in state.records if is_after.any() else ():
@@ -421,35 +398,5 @@ def _records(cell: Cell, state: MemberState, num_members: int, with_params: bool
         kept[is_after] = np.nan if kept.dtype.kind == "f" else 0
         arrays[name] = kept
     if with_params:
-        arrays |= _on_host({f"params/{path}": leaf for path, leaf in _leaves(state.params).items()}, num_members)
+        arrays |= on_host({f"params/{path}": leaf for path, leaf in leaves(state.params).items()}, num_members)
     return arrays
-
-
-def _joined(finished: Sequence[Mapping[str, np.ndarray]]) -> Arrays:
-    return {name: np.concatenate([records[name] for records in finished]) for name in finished[0]} if finished else {}
-
-
-def _on_host(arrays: Mapping[str, Any], num_members: int) -> Arrays:
-    return {name: np.asarray(array)[:num_members] for name, array in jax.device_get(dict(arrays)).items()}
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path, ``params/output/kernel``."""
-    return {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _restored(
-    saved: Mapping[str, np.ndarray], state: MemberState, num_members: int, num_padding: int, sharding: Any
-) -> MemberState:
-    def fill(path: Any, leaf: Any) -> jax.Array:
-        array = saved[_path(path)][:num_members]
-        if array.shape[1:] != leaf.shape[1:] or array.dtype != leaf.dtype:
-            raise ValueError(f"the snapshot's {_path(path)} is {array.dtype}{array.shape}, of another cell")
-        padded = np.pad(array, [(0, num_padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
-        return jax.device_put(padded, sharding)
-
-    return jax.tree_util.tree_map_with_path(fill, state)
