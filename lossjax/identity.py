@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +14,13 @@ def describe(value: Any) -> Any:
     """A frozen dataclass (task, model, config) as nested dicts of plain values, with its type's name.
 
     Fields that the owner of a Linen module sets (``parent``, ``name``) are left out: they are not what the model is.
+    A type that is not lossjax's own is described by its source too, since no version says what it does; functions that
+    it calls are not looked at.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field.name for field in dataclasses.fields(value) if field.name not in ("parent", "name")]
-        return {"type": type(value).__qualname__, **{name: describe(getattr(value, name)) for name in fields}}
+        named = {name: describe(getattr(value, name)) for name in fields}
+        return {"type": type(value).__qualname__, **_source(type(value)), **named}
     if isinstance(value, Mapping):
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -30,6 +34,16 @@ def describe(value: Any) -> Any:
     raise TypeError(
         f"{value!r} cannot be part of a specification; use numbers, strings, bools, tuples and dataclasses of them"
     )
+
+
+def _source(kind: type) -> dict[str, str]:
+    """Digest of the source of a user's class; nothing for lossjax's own, and for one that was typed in."""
+    if kind.__module__.partition(".")[0] == "lossjax":
+        return {}
+    try:
+        return {"source": hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()[:12]}
+    except (OSError, TypeError):
+        return {}
 
 
 def digest(description: Any) -> str:

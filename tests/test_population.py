@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +65,7 @@ def expected() -> dict[str, np.ndarray]:
 def single_steps(monkeypatch):
     """Segments of one step each, as if a step took all of a segment's time."""
     monkeypatch.setattr(population, "SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(population, "FIRST_STEPS", 3)
 
 
 # A member's result is its own ----------------------------------------------------------------------------------------
@@ -72,6 +74,15 @@ def single_steps(monkeypatch):
 @pytest.mark.parametrize(("tile", "num_devices"), [(4, 1), (8, 1), (2, 2)])
 def test_tiles_and_devices_change_no_byte(expected, tile, num_devices):
     assert_bytes_equal(records(CELL, MEMBERS, tile, num_devices), expected)
+
+
+@pytest.mark.parametrize("field", ["dropout", "clip_norm"])
+def test_two_devices_change_no_byte_of_what_is_scaled_by_a_hyperparameter(field):
+    """A division by a traced scalar compiles to other code on one device than on two."""
+    rates = {"dropout": [0.1, 0.3], "clip_norm": [0.05, 0.2]}[field]
+    cell = dataclasses.replace(DENSE, model=Dense(width=17))
+    members = flatten(grid(learning_rate=1e-2, **{field: rates}), tied(8))
+    assert_bytes_equal(records(cell, members, 8, num_devices=2), records(cell, members, 8))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +115,54 @@ def test_the_tiles_that_are_chosen_change_no_byte(model, shares):
     cell = Cell(SharedExamples() if shares else own, model, TrainConfig(4, epochs=1, measure=lean))
     members = flatten(grid(learning_rate=1e-2), tied(8))
     assert_bytes_equal(records(cell, members, 4), records(cell, members, 8))
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "what"),
+    [
+        (Dense(width=4, num_classes=1), TASK, "have shape (1, 1) and the task has 2 classes"),
+        (Dense(width=4, num_classes=5), TASK, "have shape (1, 5) and the task has 2 classes"),
+        (LSTM(hidden=4, num_tokens=3), TASK, "the model has num_tokens=3 and the task None"),
+    ],
+)
+def test_a_model_for_another_task_is_refused(model, task, what):
+    with pytest.raises(ValueError, match=re.escape(what)):
+        compile_cell(Cell(task, model, TrainConfig(4, epochs=1)), MEMBERS)
+
+
+def test_splits_without_examples_are_refused_where_nothing_else_is_measured():
+    bare = RandomLabels(num_examples=10, seq_len=4)
+    with pytest.raises(ValueError, match="none of the splits"):
+        compile_cell(Cell(bare, Dense(width=4), TrainConfig(4, epochs=1, measure=Measure(splits=("val",)))), MEMBERS)
+
+
+def test_a_file_that_changed_is_read_again(tmp_path):
+    """The compiled program of a cell is kept in memory, and with it the data of a task that all members share."""
+    path = tmp_path / "data.npz"
+    rng = np.random.default_rng(0)
+
+    def trained() -> np.ndarray:
+        labels = np.arange(20) % 2
+        np.savez(path, x=rng.normal(size=(20, 3, 2)).astype("f4"), y=labels)
+        task = lossjax.tasks.Arrays(str(path))
+        history = lossjax.train(
+            task, Dense(4), TrainConfig(4, epochs=1, measure=LEAN), hyperparams=grid(learning_rate=1e-2)
+        )
+        return history.metrics["train_loss"]
+
+    assert not np.array_equal(trained(), trained())
+
+
+def test_the_first_segment_is_short_and_later_waves_know_the_pace():
+    """A step may take long, and a stop waits for a segment's end."""
+    long = dataclasses.replace(DENSE, config=TrainConfig(4, epochs=40, measure=LEAN))
+    members = flatten(grid(learning_rate=1e-2), tied(8))
+    segments = []
+    drain(train_members(long, members, compile_cell(long, members, tile=4, devices=jax.devices()[:1])), segments.append)
+    per_wave = [segment.member_steps // 4 for segment in segments]
+    assert per_wave[:2] == [0, population.FIRST_STEPS]
+    second = per_wave[per_wave.index(0, 1) :]
+    assert second[1] > population.FIRST_STEPS
 
 
 def test_after_a_member_broke_nothing_is_recorded(expected):
@@ -160,9 +219,9 @@ def test_every_cut_gives_the_same_bytes(expected, single_steps):
     program = compile_cell(CELL, MEMBERS, tile=8, devices=jax.devices()[:1])
     segments = []
     assert_bytes_equal(drain(train_members(CELL, MEMBERS, program), segments.append), expected)
-    # two waves, of eight members and of two: the evaluation before any step, an epoch, and step after step
+    # two waves, of eight members and of two: the evaluation before any step, the first few, and step after step
     steps = [segment.step for segment in segments]
-    assert steps == [0, 3, 4, 5, 6, 7, 8, 9] * 2
+    assert steps == [0, 3, 4, 5, 6, 7, 8, 9, *range(10)]
     assert [s.member_steps for s in segments] == [size * n for size in (8, 2) for n in (0, 3, 1, 1, 1, 1, 1, 1)]
 
 

@@ -38,7 +38,8 @@ def dropout(values: Float[Array, "..."], rate: Float[Array, ""], key: Key[Array,
     ``nn.Dropout`` does the same but rejects a traced rate.
     """
     keep = jax.random.bernoulli(key, 1.0 - rate, values.shape)
-    return jnp.where(keep, values / (1.0 - rate), 0.0)
+    # times the reciprocal: a division by a traced scalar has other last bits on one device than on two
+    return jnp.where(keep, values * (1.0 / (1.0 - rate)), 0.0)
 
 
 def drop(module: nn.Module, values: Float[Array, "..."], rate: Float[Array, ""] | None) -> Float[Array, "..."]:

@@ -61,6 +61,7 @@ def run_sweep(
     """
     store.prepare(root)
     devices.start()
+    sweep = sweep.pinned()  # a file that changes while the sweep runs is refused
     plans = {}
     for name, cell in sweep.cells.items():
         members, description = sweep.members(name), sweep.description(name)

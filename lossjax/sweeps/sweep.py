@@ -7,7 +7,6 @@ from typing import Any
 from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe, digest
 from lossjax.keys import Seeds, tied
-from lossjax.tasks.arrays import Arrays
 from lossjax.training.population import Members, compiler_options, flatten
 from lossjax.training.train import Cell
 
@@ -52,6 +51,10 @@ class Sweep:
                 raise ValueError(f"cell {name!r} has seeds of its own design; edit the experiment file to change them")
         return dataclasses.replace(self, seeds=num_seeds)
 
+    def pinned(self) -> "Sweep":
+        """The same sweep with the content of its tasks' files pinned (see ``Cell.pinned``)."""
+        return dataclasses.replace(self, cells={name: cell.pinned() for name, cell in self.cells.items()})
+
     def seeds_of(self, name: str) -> Seeds:
         seeds = self.seeds[name] if isinstance(self.seeds, Mapping) else self.seeds
         return seeds if isinstance(seeds, Seeds) else tied(seeds)
@@ -65,10 +68,9 @@ class Sweep:
 
     def description(self, name: str) -> dict[str, Any]:
         """Everything a cell's results depend on; its digest names their folder."""
-        cell, seeds = self.cells[name], self.seeds_of(name)
+        cell, seeds = self.cells[name].pinned(), self.seeds_of(name)
         return {
-            # a file of one's own is what it contains, not how it is called
-            "task": describe(cell.task.pinned() if isinstance(cell.task, Arrays) else cell.task),
+            "task": describe(cell.task),
             "model": describe(cell.model),
             "config": describe(cell.config),
             # of every platform, whichever this machine is: a cell started here is found elsewhere

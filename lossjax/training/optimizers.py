@@ -30,7 +30,7 @@ def make_optimizer(config: TrainConfig, hparams: Hyperparams, num_steps: int) ->
     """
     parts: list[optax.GradientTransformation] = []
     if hparams.clip_norm is not None:
-        parts.append(optax.clip_by_global_norm(hparams.clip_norm))
+        parts.append(_clip_by_global_norm(hparams.clip_norm))
     if hparams.l2 is not None:
         parts.append(optax.add_decayed_weights(hparams.l2))
     parts.append(_rule(config, hparams))
@@ -128,6 +128,20 @@ def _rule(config: TrainConfig, hparams: Hyperparams) -> optax.GradientTransforma
             return _scale_by_adam(_or(hparams.beta1, 0.9), _or(hparams.beta2, 0.999))
         case "lion":
             return optax.scale_by_lion(_or(hparams.beta1, 0.9), _or(hparams.beta2, 0.99))
+
+
+def _clip_by_global_norm(limit: Float[Array, ""]) -> optax.GradientTransformation:
+    """``optax.clip_by_global_norm`` with one factor for all gradients.
+
+    Optax divides them by the norm, and a division by a traced scalar has other last bits on one device than on two.
+    """
+
+    def update(gradients: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+        norm = optax.tree.norm(gradients)
+        factor = jnp.where(norm < limit, 1.0, limit / norm)
+        return jax.tree.map(lambda gradient: gradient * factor, gradients), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 class _Moments(NamedTuple):

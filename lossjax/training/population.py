@@ -29,9 +29,10 @@ from lossjax.training.config import TrainConfig
 from lossjax.training.memory import bytes_needed, choose_tile, per_example_bytes
 from lossjax.training.optimizers import check_hyperparams
 from lossjax.training.snapshot import Arrays, Snapshot, joined, leaves, on_host, restored
-from lossjax.training.train import Cell, Data, MemberState, Span
+from lossjax.training.train import Cell, Data, MemberState, Span, check_model
 
 SEGMENT_SECONDS = 0.5
+FIRST_STEPS = 8  # of a population: how long a step takes is not known yet, and it may be long
 POLL_SECONDS = 0.005
 
 
@@ -114,7 +115,7 @@ def train(
     Returns:
         The History, members seed-major: member = seed * configurations + configuration.
     """
-    cell = Cell(task, model, config)
+    cell = Cell(task, model, config).pinned()
     members = flatten(hyperparams, seeds if isinstance(seeds, Seeds) else tied(seeds))
     program = compile_cell(cell, members, tile=tile, devices=devices)
     training = train_members(cell, members, program)
@@ -135,6 +136,8 @@ def compile_cell(
         MemoryError: where the compiler predicts more memory than there is.
     """
     chosen = tuple(devices if devices is not None else device_settings.start())
+    if not chosen:
+        raise ValueError("devices is empty; leave it out to use all local ones")
     check_cell(cell, members)
     width = tile if tile is not None else choose_tile(cell, tuple(members.hyperparams), len(members), chosen)
     if width < 2:
@@ -152,8 +155,11 @@ def compile_cell(
 
 
 def check_cell(cell: Cell, members: Members) -> None:
-    """Refuses, before anything is compiled, hyperparameters and sizes that do not fit, and too large records."""
+    """Refuses, before anything is compiled, what does not fit: model, hyperparameters, sizes, too large records."""
     check_hyperparams(cell.config, set(members.hyperparams))
+    check_model(cell)
+    if not cell.measured:
+        raise ValueError(f"none of the splits {cell.config.measure.splits} has examples; measure one that has")
     cell.config.eval_steps(cell.sizes["train"])
     sizes = members.hyperparams.get("train_size")
     if sizes is not None and sizes.max() > cell.sizes["train"]:
@@ -182,11 +188,12 @@ def train_members(
     """
     finished = [dict(resume.done)] if resume is not None and resume.done else []
     num_done = 0 if resume is None else resume.num_done
-    latest = resume
+    latest, seconds_a_step = resume, 0.0
     while num_done < len(members):
         wave = members[num_done : num_done + program.wave]
         try:
-            for passed in _train_wave(cell, wave, program, latest):
+            for passed in _train_wave(cell, wave, program, latest, seconds_a_step):
+                seconds_a_step = passed.seconds / passed.num_steps if passed.num_steps else seconds_a_step
                 state, step, is_done = passed.state, passed.step, passed.is_last
                 if is_done:
                     finished.append(_records(cell, state, len(wave), with_params))
@@ -221,23 +228,26 @@ class _Passed(NamedTuple):
     seconds: float
 
 
-def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | None) -> Iterator[_Passed]:
+def _train_wave(
+    cell: Cell, wave: Members, program: Program, latest: Snapshot | None, seconds_a_step: float
+) -> Iterator[_Passed]:
     """The segments of one wave, from the snapshot's state where it has these members', else from the start.
 
+    ``seconds_a_step`` is what the last wave took; where it is 0, the first segment has few steps, to find out.
     It ends early where no member is finite any more: nothing that is kept could change (see ``_records``).
     """
     num_padding = program.wave - len(wave)
     seeds, hparams = _padded(wave, num_padding)
     # drawing the data is no part of the first segment's time
     state, data = jax.block_until_ready(program.start(seeds, hparams, program.splits))
-    step, seconds_a_step = -1, 0.0
+    step = -1
     if latest is not None and latest.state and latest.num_training >= len(wave):
         state, step = restored(latest.state, state, len(wave), num_padding, program.sharding), latest.step
     while True:
         if step < 0:  # the evaluation before any step, by itself: its time is what an evaluation costs
             last = 0
         else:
-            affordable = int(SEGMENT_SECONDS / seconds_a_step) if seconds_a_step else cell.steps_per_epoch
+            affordable = int(SEGMENT_SECONDS / seconds_a_step) if seconds_a_step else FIRST_STEPS
             last = min(cell.num_steps, step + max(1, affordable))
         span = _span(cell, max(step, 0), last)
         clock = time.perf_counter()
@@ -245,7 +255,7 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
         _wait(state)
         seconds = time.perf_counter() - clock
         num_steps = last - max(step, 0)
-        seconds_a_step = seconds / num_steps if num_steps else 0.0
+        seconds_a_step = seconds / num_steps if num_steps else seconds_a_step
         is_last = last == cell.num_steps or bool((np.asarray(state.nonfinite_step) >= 0).all())
         yield _Passed(state, last, is_last, num_steps, seconds)
         if is_last:

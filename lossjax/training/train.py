@@ -35,6 +35,11 @@ class Cell:
         shapes = splits_shape(self.task)
         return {name: len(getattr(shapes, name).labels) for name in SPLITS}
 
+    def pinned(self) -> "Cell":
+        """The same cell with the content of a task's file pinned: training from another content is then refused."""
+        pinned = getattr(self.task, "pinned", None)  # only tasks that read a file have it
+        return self if pinned is None else dataclasses.replace(self, task=pinned())
+
     @property
     def measured(self) -> list[str]:
         """The splits that are evaluated: asked for, and with examples."""
@@ -226,6 +231,27 @@ def forward(
 ) -> Float[Array, "batch class"]:
     """Logits of a batch; without dropout where no rate is given."""
     return cast(Array, cell.network.apply({"params": params}, inputs, mask, dropout_rate=dropout_rate, rngs=rngs))
+
+
+def check_model(cell: Cell) -> None:
+    """Refuses a model that was made for another number of classes or tokens than its task has."""
+    task, network = cell.task, cell.network
+    num_tokens = getattr(network, "num_tokens", task.num_tokens)
+    if num_tokens != task.num_tokens:
+        raise ValueError(
+            f"the model has num_tokens={num_tokens} and the task {task.num_tokens}; leave num_tokens out of the model, "
+            "and it takes the task's"
+        )
+    first = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), splits_shape(cell.task).train
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    logits, _ = jax.eval_shape(network.init_with_output, key, first.inputs, first.mask)
+    if logits.shape != (1, task.num_classes):
+        raise ValueError(
+            f"the model's logits of one example have shape {logits.shape} and the task has {task.num_classes} classes; "
+            "leave num_classes out of the model, and it takes the task's"
+        )
 
 
 def splits_shape(task: Task) -> Splits:
