@@ -11,7 +11,7 @@ No ``lj.Experiment``: that one trains a sweep and analyses the stored histories,
 nothing else; here the times are the result, most of the work is done by other libraries, and a part that is stored
 already must not be passed over. What is committed has the same form (summary.json, CSV, report.md, figures).
 
-Exit codes: 0 done; 1 an arm failed the gate (nothing of that workload is timed); 2 wrong input.
+Exit codes: 0 done; 1 an arm failed the gate (nothing of that workload is timed); 2 wrong input; 75 stopped.
 """
 
 import dataclasses
@@ -34,6 +34,7 @@ from lossjax.reports.plots import save
 from lossjax.reports.report import write_findings, write_report
 
 QUESTION = "How fast is lossjax, against what people use today and against what the machine allows?"
+GATE_FAILED, WRONG_INPUT, STOPPED = 1, 2, 75
 QUICK = ("W1", "transformer32", "scale", "startup")
 
 
@@ -65,7 +66,7 @@ def main() -> int:
     unknown = [name for name in chosen if name not in sections]
     if unknown:
         print(f"throughput: no section {unknown[0]!r}; the sections are {', '.join(sections)}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     folder = options.results / ("throughput-smoke" if options.quick else "throughput")
     record = Record.open(folder, shlex.join(["python", "experiments/throughput.py", *sys.argv[1:]]))
     for name in chosen:
@@ -76,7 +77,10 @@ def main() -> int:
             record.measure(name, sections[name])
         except GateError as error:
             print(f"throughput: {error}", file=sys.stderr)
-            return 1
+            return GATE_FAILED
+        except KeyboardInterrupt:
+            print("throughput: stopped; finished sections are kept, --resume leaves them out", file=sys.stderr)
+            return STOPPED
     publish(record, options.json)
     return 0
 
@@ -97,8 +101,11 @@ def settings_of(options: Options) -> Settings:
             started=("W1",),
             gpu_members=(64, 512),
         )
-    given = {"members": options.members, "repetitions": options.repetitions}
-    return dataclasses.replace(settings, **{name: value for name, value in given.items() if value is not None})
+    return dataclasses.replace(
+        settings,
+        members=options.members or settings.members,
+        repetitions=options.repetitions or settings.repetitions,
+    )
 
 
 def sections_of(settings: Settings, device: str) -> dict[str, Callable[[], Section]]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 import lossjax as lj
 from lossjax.reports.plots import PALETTE
-from speed.findings import CUDNN, VARIABLES
+from speed.findings import CUDNN, VARIABLES, over_torch
 from speed.sections import ALL_THREADS, LOOP, OURS, PER_CORE, PLAIN, TORCH_VMAP
 from speed.workloads import WORKLOADS
 
@@ -26,7 +26,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     """Figures by file name: those whose table was measured."""
     tables = findings.tables
     drawn = {}
-    with matplotlib.style.context(importlib.resources.files("lossjax.reports") / "lossjax.mplstyle", after_reset=True):
+    style = str(importlib.resources.files("lossjax.reports") / "lossjax.mplstyle")
+    with matplotlib.style.context(style, after_reset=True):
         if "runs" in tables:
             drawn["gain"] = lj.Figure(
                 _gain(tables["steps"], tables["runs"], findings.numbers),
@@ -72,10 +73,9 @@ def _gain(steps: Table, runs: Table, numbers: Mapping[str, lj.Interval]) -> Figu
         for arm in reversed(_COLOURS):
             if (here & (runs["arm"] == arm)).any():
                 _dot(right, runs, here & (runs["arm"] == arm), "runs_per_second", row, arm, unit)
-        gain = float(runs["runs_per_second"][here & (runs["arm"] == OURS)][0]) / unit
         right.annotate(
-            f"{gain:.1f}×",
-            (gain, row),
+            f"{numbers[over_torch(name)].estimate:.1f}×",
+            (float(runs["runs_per_second"][here & (runs["arm"] == OURS)][0]) / unit, row),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -171,15 +171,21 @@ def _interval(interval: lj.Interval) -> str:
 def _log_log(ax: Any, x: np.ndarray) -> None:
     _log_x(ax, x)
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    _label_log(ax.yaxis)
 
 
 def _log_x(ax: Any, ticks: np.ndarray | None = None) -> None:
     ax.set_xscale("log")
     ax.margins(x=0.06)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    _label_log(ax.xaxis)
     if ticks is not None:
         ax.set_xticks(np.unique(ticks))
         ax.set_xticks([], minor=True)
+
+
+def _label_log(axis: Any) -> None:
+    """Plain numbers, at 2 and 5 too where there is room for them."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    low, high = axis.get_view_interval()
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if high < 60 * low else ""))

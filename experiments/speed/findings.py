@@ -297,8 +297,8 @@ def _notes(sections: Sections, measured: list[str]) -> tuple[str, ...]:
 
 
 def _meta(sections: Sections) -> dict[str, Any]:
-    made = {name: section["made"] for name, section in sections.items()}
-    latest = max(made.values(), key=lambda m: m["when"], default={})
+    made: dict[str, dict[str, Any]] = {name: section["made"] for name, section in sections.items()}
+    latest: dict[str, Any] = max(made.values(), key=lambda m: m["when"], default={})
     shared = ("versions", "processor", "cores", "memory_gib", "system", "python", "flags")
     meta = {"command": latest.get("command")} | {key: latest.get(key) for key in shared}
     meta["wall_seconds"] = round(sum(m["wall_seconds"] for m in made.values()), 1)

@@ -26,7 +26,7 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array) -> Array:
-        values = inputs
+        values: Any = inputs
         for index in range(self.layers):
             cell = nn.OptimizedLSTMCell(
                 self.hidden, recurrent_kernel_init=nn.initializers.lecun_normal(), name=f"layer_{index}"
@@ -101,14 +101,15 @@ class _Trainer:
         order, weights = self.order(key)
 
         def body(index: Array, state: Any) -> Any:
-            return self.step(*state, data, order[index], weights[index])[:2]
+            params, opt_state = state
+            return self.step(params, opt_state, data, order[index], weights[index])[:2]
 
-        return jax.lax.fori_loop(0, num_steps, body, (params, opt_state))  # type: ignore[no-any-return]
+        return jax.lax.fori_loop(0, num_steps, body, (params, opt_state))
 
     def order(self, key: Array) -> tuple[Array, Array]:
         """Examples of each batch [step, batch] and their weights: 0 for what fills the last one up."""
         w = self.workload
-        order = jnp.resize(jax.random.permutation(key, w.num_examples), w.steps_per_epoch * w.batch_size)
+        order = jnp.resize(jax.random.permutation(key, w.num_examples), (w.steps_per_epoch * w.batch_size,))
         weights = (np.arange(order.size) < w.num_examples).astype(np.float32)
         return order.reshape(-1, w.batch_size), jnp.asarray(weights).reshape(-1, w.batch_size)
 
@@ -119,10 +120,11 @@ class _Trainer:
 
         def epoch(state: Any, key: Array) -> tuple[Any, Array]:
             def body(state: Any, batch: Any) -> tuple[Any, None]:
-                return self.step(*state, data, *batch)[:2], None
+                (params, opt_state), (rows, weights) = state, batch
+                return self.step(params, opt_state, data, rows, weights)[:2], None
 
             state, _ = jax.lax.scan(body, state, self.order(key))
-            logits = self.network.apply({"params": state[0]}, data[0])
+            logits: Any = self.network.apply({"params": state[0]}, data[0])
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, data[1]).mean()
             return state, jnp.stack([loss, jnp.mean(logits.argmax(axis=-1) == data[1])])
 
@@ -156,7 +158,7 @@ class Vmapped(_Trainer):
     def prepare_steps(self, seconds: float) -> dict[str, Any]:
         """As many steps as take about so many seconds, but one at least and an epoch at most."""
         params, opt_state, self.data = jax.jit(jax.vmap(self.start))(self.keys)
-        self.state = (params, opt_state)
+        self.state: Any = (params, opt_state)
         mapped = jax.vmap(self.steps, in_axes=(0, 0, 0, 0, None))
         with timed() as compiling:
             self.program = (
@@ -236,21 +238,21 @@ def parameters(workload: Workload, given: Any) -> Any:
             params[f"norm_{index}"] = leaves(f"norm_{index}", "scale", "bias")
             params[f"convolution_{index}"] = leaves(f"convolution_{index}", "kernel", "bias")
             continue
-        layer = f"layer_{index}"
+        path = f"layer_{index}"
         width, head = workload.width, workload.width // HEADS
-        kernels = np.split(of(f"{layer}/query_key_value/kernel"), 3, axis=1)
-        biases = np.split(of(f"{layer}/query_key_value/bias"), 3)
+        kernels = np.split(of(f"{path}/query_key_value/kernel"), 3, axis=1)
+        biases = np.split(of(f"{path}/query_key_value/bias"), 3)
         attention: dict[str, Any] = {
             name: {"kernel": kernel.reshape(width, HEADS, head), "bias": bias.reshape(HEADS, head)}
             for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True)
         }
-        out = leaves(f"{layer}/projection", "kernel", "bias")
+        out = leaves(f"{path}/projection", "kernel", "bias")
         attention["out"] = {"kernel": out["kernel"].reshape(HEADS, head, width), "bias": out["bias"]}
         params[f"attention_{index}"] = attention
         for name in ("attention_norm", "mlp_norm"):
-            params[f"{name}_{index}"] = leaves(f"{layer}/{name}", "scale", "bias")
+            params[f"{name}_{index}"] = leaves(f"{path}/{name}", "scale", "bias")
         for name in ("mlp_in", "mlp_out"):
-            params[f"{name}_{index}"] = leaves(f"{layer}/{name}", "kernel", "bias")
+            params[f"{name}_{index}"] = leaves(f"{path}/{name}", "kernel", "bias")
     if workload.kind == "transformer":
         params["positions"] = of("positions")
     return params

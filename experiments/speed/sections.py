@@ -134,11 +134,11 @@ def scale_section(settings: Settings) -> Section:
             found["members"] = _results(arms, alternate(arms, "population", settings.repetitions))
         base = WORKLOADS["lstm32"]
         for field, values in settings.scales.items():
-            ways = {str(v): {"workload": dataclasses.asdict(dataclasses.replace(base, **{field: v}))} for v in values}
-            found[field] = _steps(base, ways, cache, settings)
+            sizes = {str(value): {"workload": dataclasses.asdict(base) | {field: value}} for value in values}
+            found[field] = _steps(base, sizes, cache, settings)
         for name in ("W1", "W2"):
-            ways = {str(devices): {"devices": devices} for devices in (1, settings.cores)}
-            found[f"devices {name}"] = _steps(WORKLOADS[name], ways, cache, settings)
+            sizes = {str(devices): {"devices": devices} for devices in (1, settings.cores)}
+            found[f"devices {name}"] = _steps(WORKLOADS[name], sizes, cache, settings)
     return found
 
 

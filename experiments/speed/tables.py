@@ -7,7 +7,7 @@ import lossjax as lj
 from speed.findings import over_plain, over_torch, workload_of
 from speed.record import Section
 from speed.sections import OURS, PLAIN
-from speed.workloads import TARGETS, WORKLOADS
+from speed.workloads import TARGETS, WORKLOADS, Target
 
 REACHED_HEADER: Final = (
     "workload",
@@ -44,21 +44,22 @@ def markdown(sections: Mapping[str, Section], findings: lj.Findings) -> Iterator
 
 def reached(sections: Mapping[str, Section], findings: lj.Findings) -> list[tuple[str, ...]]:
     """A row a workload: what was reached and (asked); ✓ where the median reaches it."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     numbers, steps = findings.numbers, findings.tables["steps"]
     for name in (name for name in WORKLOADS if name in sections):
         section, workload = sections[name], workload_of(sections[name])
         # what is asked is asked for a population of the full size
-        target = TARGETS.get(name) if section["steps"][PLAIN]["members"] == 512 else None
+        is_full = section["steps"][PLAIN]["members"] == 512
+        target = TARGETS.get(name, Target()) if is_full else Target()
         cost = steps["us_per_member_step"][(steps["workload"] == name) & (steps["arm"] == OURS)][0]
         rows.append(
             (
                 workload.label,
                 f"{cost:,.0f}",
-                _against(numbers[over_plain(workload, section)], target and target.plain, "×"),
-                _against(numbers[f"{name}: η"], target and target.eta, ""),
+                _against(numbers[over_plain(workload, section)], target.plain, "×"),
+                _against(numbers[f"{name}: η"], target.eta, ""),
                 f"{numbers[f'{name}: η against the fastest product of any library'].estimate:.2f}",
-                _against(numbers[over_torch(name)], target and target.runs, "×"),
+                _against(numbers[over_torch(name)], target.runs, "×"),
             )
         )
     return rows

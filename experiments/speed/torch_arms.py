@@ -25,7 +25,7 @@ class LSTM(nn.Module):
         self.output = nn.Linear(workload.width, workload.num_classes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.output(self.lstm(inputs)[0][:, -1])  # type: ignore[no-any-return]
+        return self.output(self.lstm(inputs)[0][:, -1])
 
 
 class Transformer(nn.Module):
@@ -41,7 +41,7 @@ class Transformer(nn.Module):
         self.output = nn.Linear(width, workload.num_classes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.output(self.encoder(self.features(inputs) + self.positions).mean(dim=1))  # type: ignore[no-any-return]
+        return self.output(self.encoder(self.features(inputs) + self.positions).mean(dim=1))
 
 
 class Conv(nn.Module):
@@ -60,7 +60,7 @@ class Conv(nn.Module):
         values = self.features(inputs)
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
             values = values + functional.gelu(convolution(norm(values).mT).mT)
-        return self.output(self.norm(values).mean(dim=1))  # type: ignore[no-any-return]
+        return self.output(self.norm(values).mean(dim=1))
 
 
 def network(workload: Workload) -> nn.Module:
@@ -200,7 +200,7 @@ class Vmapped:
         for name, leaf in params.items():
             leaf.grad = gradients[name]
         optimizer.step()
-        return losses  # type: ignore[no-any-return]
+        return losses
 
     def _loss(self, params: dict[str, Any], inputs: Any, labels: Any) -> torch.Tensor:
         return functional.cross_entropy(self._logits(params, inputs), labels)

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -74,6 +75,9 @@ class Arm:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:  # nobody waits for what they are doing
+            for process in self._processes:
+                process.terminate()
         self.close()
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -146,6 +150,9 @@ def main(target: str) -> None:
     """Answers one line of JSON for each line of JSON, until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no answer
+    # Ctrl-C reaches all processes; the one that asks decides. An exit by exception clears temporary folders away
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     module, name = target.split(":")
     worker: Any = None
     for line in sys.stdin:
