@@ -1,5 +1,6 @@
 """The report's tables in Markdown, from the measurements and the findings."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -105,6 +106,8 @@ def _range(value: lj.Interval) -> str:
 
 def _digits(value: float) -> str:
     """Three significant digits, all of a whole number."""
+    if math.isnan(value):
+        return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
