@@ -13,7 +13,7 @@ import numpy as np
 import lossjax as lj
 from lossjax import devices as device_settings
 from lossjax.keys import streams_from_seeds
-from lossjax.sweeps import store
+from lossjax.sweeps import parts, store
 from lossjax.sweeps.plan import CellPlan
 from lossjax.training.population import Program, as_history, compile_cell, flatten, train_members
 from speed.workers import Work, timed
@@ -109,7 +109,8 @@ class Population:
         self._prepare_whole(cell(self.workload, epochs=epochs))
         self.runs = self.members[: self.program.wave]
         clock = self.repeat_runs()
-        waves = max(1, round(seconds / (clock.stop - clock.start)))
+        # a part is committed once: enough members that this is as small a share as in a part of 256
+        waves = max(1, round(4 * seconds / (clock.stop - clock.start)))
         self.runs = flatten(self.hyperparams, lj.tied(waves * self.program.wave))
         return self._facts(self.program) | {"members": len(self.runs), "epochs": epochs}
 
@@ -120,7 +121,7 @@ class Population:
             history = as_history(self.cell, self.runs, records)
             first = next(self.first)
             plan = CellPlan("cell", "0" * 64, first + len(self.runs), {})
-            store.commit(
+            parts.commit(
                 self.root,
                 plan,
                 first,
