@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.resampling import mean_interval
 
 BRACKET = 64.0  # temperatures are sought in 1/64 … 64
+_BLOCK = 2**16  # logits worked on at once, half a megabyte: passes over a thousand classes stay within the cache
 
 
 class Scores(NamedTuple):
@@ -32,6 +34,11 @@ class Scores(NamedTuple):
 def scores(logits: Float[np.ndarray, "example class"], labels: Int[np.ndarray, " example"]) -> Scores:
     """Loss, correctness, Brier score and confidence of each example, from log-softmax in float64."""
     logits, labels = checked(logits, labels)
+    parts = [_scores(logits[block], labels[block]) for block in _blocks(logits.shape)]
+    return Scores(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+
+
+def _scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
     rows = np.arange(len(labels))
     log_probabilities = special.log_softmax(logits, axis=1)
     probabilities = np.exp(log_probabilities)
@@ -102,7 +109,11 @@ def decompose(
     logits, labels = checked(logits, labels)
     measured = scores(logits, labels)
     fold = assign_folds(measured.correct, folds=folds, seed=seed)
-    fit = fit_temperature(logits, labels, fold, folds)
+    return decomposition(measured, fit_temperature(logits, labels, fold, folds), level=level, seed=seed)
+
+
+def decomposition(measured: Scores, fit: TemperatureFit, *, level: float = 0.95, seed: int = 0) -> Decomposition:
+    """``decompose`` from scores and temperatures that are known already, as where models share their folds."""
     refined = fit.refined
     loss = mean_interval(measured.loss, level=level, seed=seed)
     refinement = mean_interval(refined, level=level, seed=seed)
@@ -161,13 +172,12 @@ def fit_temperature(
     """Fits the temperature to all examples and, from there, to all but each fold."""
     shifted = logits - logits.max(axis=1, keepdims=True)  # the largest is 0 at every temperature: nothing overflows
     label_logits = shifted[np.arange(len(labels)), labels]
-
-    def fit(chosen: np.ndarray | slice, guess: float) -> float:
-        return _minimise(shifted[chosen], label_logits[chosen], guess)
-
-    whole = fit(slice(None), 0.0)
-    inverse_logs = np.array([fit(fold != k, whole) for k in range(folds)])
+    everything = np.ones(len(labels), dtype=bool)
+    whole = _minimise(shifted, label_logits, everything, 0.0)
     in_sample, gradient, curvature = _derivatives(shifted, label_logits, whole)
+    # every fold sets out from the optimum of all examples, where their derivatives are known
+    start = (gradient, curvature)
+    inverse_logs = np.array([_minimise(shifted, label_logits, fold != k, whole, start) for k in range(folds)])
     refined, _, _ = _derivatives(shifted, label_logits, inverse_logs[fold])
     edge = math.log(BRACKET) - 1e-6
     return TemperatureFit(
@@ -181,12 +191,25 @@ def fit_temperature(
     )
 
 
-def _minimise(shifted: np.ndarray, label_logits: np.ndarray, guess: float) -> float:
-    """log 1/T at the minimum of Σ ℓ + ½ (log T)²: Newton, with bisection where it would leave the bracket."""
+def _minimise(
+    shifted: np.ndarray,
+    label_logits: np.ndarray,
+    chosen: np.ndarray,
+    guess: float,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+) -> float:
+    """log 1/T at the minimum of Σ ℓ + ½ (log T)² over the chosen examples.
+
+    Newton, with bisection where it would leave the bracket. ``start`` holds the first and second derivatives of all
+    examples at the guess, where they are known.
+    """
     low, high = -math.log(BRACKET), math.log(BRACKET)
     value = guess
     for _ in range(100):
-        _, gradients, curvatures = _derivatives(shifted, label_logits, value)
+        if start is None:
+            _, gradients, curvatures = _derivatives(shifted, label_logits, value, chosen)
+        else:
+            (gradients, curvatures), start = (each[chosen] for each in start), None
         gradient, curvature = gradients.sum() + value, curvatures.sum() + 1
         low, high = (low, value) if gradient > 0 else (value, high)
         step = gradient / curvature if curvature > 0 else math.inf
@@ -200,17 +223,36 @@ def _minimise(shifted: np.ndarray, label_logits: np.ndarray, guess: float) -> fl
 
 
 def _derivatives(
-    shifted: np.ndarray, label_logits: np.ndarray, inverse_log: float | np.ndarray
+    shifted: np.ndarray,
+    label_logits: np.ndarray,
+    inverse_log: float | np.ndarray,
+    chosen: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Loss of each example at log 1/T, with its first and second derivative in log 1/T; the largest logit is 0."""
-    inverse = np.exp(inverse_log)
-    weights = np.exp(shifted * (inverse[:, None] if np.ndim(inverse) else inverse))
-    total = weights.sum(axis=1)
-    weighted = weights * shifted
-    mean = weighted.sum(axis=1) / total
-    second = np.einsum("ec,ec->e", weighted, shifted) / total
-    gradient = inverse * (mean - label_logits)
-    return np.log(total) - inverse * label_logits, gradient, gradient + inverse**2 * (second - mean**2)
+    """Loss of each (chosen) example at log 1/T, with its first and second derivative in log 1/T.
+
+    The largest of an example's logits is 0. ``inverse_log`` is one for all, or one an example.
+    """
+    inverse = np.broadcast_to(np.exp(inverse_log), label_logits.shape)
+    parts = []
+    for block in _blocks(shifted.shape):
+        z, labels, slope = shifted[block], label_logits[block], inverse[block]
+        if chosen is not None:
+            kept = chosen[block]
+            z, labels, slope = z[kept], labels[kept], slope[kept]
+        weights = np.exp(z * slope[:, None])
+        total = weights.sum(axis=1)
+        second = np.einsum("ec,ec,ec->e", weights, z, z) / total
+        mean = np.einsum("ec,ec->e", weights, z) / total
+        gradient = slope * (mean - labels)
+        parts.append((np.log(total) - slope * labels, gradient, gradient + slope**2 * (second - mean**2)))
+    loss, first, curvature = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return loss, first, curvature
+
+
+def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
+    """Slices of the examples."""
+    rows = max(1, _BLOCK // shape[1])
+    return (slice(start, start + rows) for start in range(0, shape[0], rows))
 
 
 def _calibration_interval(losses: np.ndarray, fit: TemperatureFit, estimate: float, level: float) -> Interval:

@@ -7,10 +7,11 @@ from collections.abc import Hashable
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from lossjax.analysis.calibration import checked, scores
-from lossjax.analysis.interval import Interval
+from lossjax.analysis.interval import Interval, Intervals
+from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval
 
 Scheme = Literal["width", "mass"]
@@ -58,7 +59,9 @@ def ece(
     """
     logits, labels = checked(logits, labels)
     measured = scores(logits, labels)
-    return _error(measured.confidence, measured.correct, bins, scheme, debias, level, seed)
+    return confidence_error(
+        measured.confidence, measured.correct, bins=bins, scheme=scheme, debias=debias, level=level, seed=seed
+    )
 
 
 def ece_by_group(
@@ -81,15 +84,66 @@ def ece_by_group(
     found: dict[Hashable, CalibrationError] = {}
     for group in np.unique(groups):
         chosen = groups == group
-        found[group.item()] = _error(
-            measured.confidence[chosen], measured.correct[chosen], bins, scheme, debias, level, seed
+        found[group.item()] = confidence_error(
+            measured.confidence[chosen],
+            measured.correct[chosen],
+            bins=bins,
+            scheme=scheme,
+            debias=debias,
+            level=level,
+            seed=seed,
         )
     return found
 
 
-def _error(
-    confidence: np.ndarray, correct: np.ndarray, bins: int, scheme: Scheme, debias: bool, level: float, seed: int
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reliability:
+    """A reliability diagram: each field [bin], of the bins that hold an example.
+
+    ``accuracy`` has Wilson's intervals, which take the examples of a bin for independent.
+    """
+
+    low: np.ndarray  # the bin's edges, by confidence
+    high: np.ndarray
+    count: np.ndarray
+    confidence: np.ndarray  # mean
+    accuracy: Intervals
+
+
+def reliability(
+    confidence: Float[np.ndarray, " example"],
+    correct: Bool[np.ndarray, " example"],
+    *,
+    bins: int = 15,
+    level: float = 0.95,
+) -> Reliability:
+    """Accuracy against confidence in bins of equal width."""
+    bin_of = _bins(confidence, bins, "width")
+    count = np.bincount(bin_of, minlength=bins)
+    held = np.flatnonzero(count)
+    hits = np.bincount(bin_of, correct, minlength=bins)[held].astype(np.int64)
+    shares = [wilson(hit, total, level=level) for hit, total in zip(hits.tolist(), count[held].tolist(), strict=True)]
+    estimate, low, high = np.array([(share.estimate, share.low, share.high) for share in shares]).T
+    return Reliability(
+        low=held / bins,
+        high=(held + 1) / bins,
+        count=count[held],
+        confidence=np.bincount(bin_of, confidence, minlength=bins)[held] / count[held],
+        accuracy=Intervals(estimate, low, high, level),
+    )
+
+
+def confidence_error(
+    confidence: Float[np.ndarray, " example"],
+    correct: Bool[np.ndarray, " example"],
+    *,
+    bins: int = 15,
+    scheme: Scheme = "width",
+    debias: bool = False,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> CalibrationError:
+    """``ece`` from confidences and correctness, where they are known already."""
     bin_of = _bins(confidence, bins, scheme)
     gaps = correct - confidence  # [example]
     sizes = np.bincount(bin_of, minlength=bins)

@@ -262,7 +262,7 @@ def _intervals(
         means = mean_distribution(stacked[0][1][0], clusters=clusters, seed=seed)
     else:
         if clusters is not None:
-            stacked = [(sign, _cluster_values(values, clusters)) for sign, values in stacked]
+            stacked = [(sign, cluster_values(values, clusters)) for sign, values in stacked]
         means = two_way_distribution(stacked, seed=seed)
     at_levels = [means.intervals(level) for level in levels]
     return [{name: intervals[index] for index, name in enumerate(names)} for intervals in at_levels]
@@ -276,7 +276,9 @@ def _ratio(share: float, spread: Interval, change: Interval) -> Interval | None:
     return Interval(share, bounds[0], bounds[1], spread.level)
 
 
-def _cluster_values(values: np.ndarray, clusters: np.ndarray) -> Float[np.ndarray, "member cluster column"]:
+def cluster_values(
+    values: Float[np.ndarray, "member example column"], clusters: Shaped[np.ndarray, " example"]
+) -> Float[np.ndarray, "member cluster column"]:
     """One value a cluster, with the mean of the examples and the spread of a ratio of sums to sizes."""
     _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     mean = values.mean(axis=(0, 1))
