@@ -27,6 +27,10 @@ _HOME = {
     "History": "lossjax.history",
     "load": "lossjax.sweeps.store",
     "load_model": "lossjax.sweeps.params",
+    # your own model, from any framework
+    "Recorder": "lossjax.recorder",
+    "diagnose": "lossjax.diagnosis.diagnose",
+    "Diagnosis": "lossjax.diagnosis.answer",
     # what it says
     "Interval": "lossjax.analysis.interval",
     "Findings": "lossjax.analysis.findings",

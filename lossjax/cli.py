@@ -70,11 +70,50 @@ class Claims:
     """The folder of all results."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Why loss and accuracy moved as they did in your own model, from any framework, and what to do.
+
+    Give two .npz files (before and after), one .npz file with the checkpoints of a run, or a training curve. An .npz
+    file holds logits [example, class] or [checkpoint, example, class] and labels [example]; lossjax.Recorder writes it.
+    """
+
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE]")]
+    """before.npz after.npz, or run.npz, or a curve: CSV of Keras, Lightning, TensorBoard or W&B, trainer_state.json."""
+    groups: Path | None = None
+    """An .npy file with the number of training examples of each class, for frequent and rare classes."""
+    html: Path | None = None
+    """Write the answer as a page."""
+    json: Path | None = None
+    """Write the answer as JSON."""
+    unordered: bool = False
+    """The two files are two models to choose from, not two times of a training."""
+    seed_axis: bool = False
+    """In a single file, the first of three axes is seeds and not checkpoints."""
+    loss_column: str | None = None
+    """Of a curve: the column of the loss, where names do not tell."""
+    accuracy_column: str | None = None
+    """Of a curve: the column of the accuracy."""
+    examples: int | None = None
+    """Of a curve: how many examples it was measured on."""
+    flat_loss: float = 0.005
+    """Changes of the loss within this many nats count as none. Set it before you look."""
+    flat_accuracy: float = 0.005
+    """Changes of accuracy within this fraction count as none."""
+    level: float = 0.95
+    """Of the intervals."""
+    seed: int = 0
+    """Of folds and resamples."""
+    max_gigabytes: float = 4.0
+    """Refuse files whose arrays take more, before anything is expanded."""
+
+
 Command = (
     Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Claims, tyro.conf.subcommand("claims")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
 )
 
 
@@ -99,6 +138,8 @@ def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None
             _redraw(experiment, _root(experiment, command.results, command.smoke))
         case Claims():
             _claims(command)
+        case Diagnose():
+            _diagnose(command)
 
 
 @contextlib.contextmanager
@@ -201,6 +242,42 @@ def _claims(options: Claims) -> None:
 
     with _explained(ValueError, FileNotFoundError):
         print(ledger(options.results), end="")
+
+
+def _diagnose(options: Diagnose) -> None:
+    from lossjax.diagnosis.diagnose import diagnose
+    from lossjax.diagnosis.page import to_page
+    from lossjax.diagnosis.reading import InputError, shown
+    from lossjax.diagnosis.text import to_text
+
+    with _explained(InputError, OSError, MemoryError):
+        if len(options.files) not in (1, 2):
+            raise InputError(
+                f"{len(options.files)} files were given; give one run or curve, or one before and one after"
+            )
+        if not 0 < options.max_gigabytes < 2**20:
+            raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
+        found = diagnose(
+            *options.files,
+            train_counts=options.groups,
+            ordered=not options.unordered,
+            seed_axis=options.seed_axis,
+            loss_column=options.loss_column,
+            accuracy_column=options.accuracy_column,
+            num_examples=options.examples,
+            flat_loss=options.flat_loss,
+            flat_accuracy=options.flat_accuracy,
+            level=options.level,
+            seed=options.seed,
+            max_bytes=int(options.max_gigabytes * 2**30),
+        )
+    with _explained(OSError):
+        if options.json is not None:
+            options.json.write_text(found.to_json(), encoding="utf-8")
+        if options.html is not None:
+            names = " and ".join(shown(file.name) for file in options.files)
+            options.html.write_text(to_page(found, names), encoding="utf-8")
+    print(to_text(found), end="")
 
 
 def _root(experiment: "Experiment", results: Path, smoke: bool) -> Path:

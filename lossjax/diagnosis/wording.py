@@ -1,0 +1,616 @@
+"""The sentences of a diagnosis: what numbers already found mean, and what to do. Nothing is estimated here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from lossjax.analysis.attribution import Cell
+from lossjax.analysis.comparison import Comparison
+from lossjax.analysis.interval import Interval
+from lossjax.analysis.regimes import UNTOLD, Flat
+from lossjax.diagnosis.answer import Choice, Goal, Group, Model, NextStep, Settling, Timing
+from lossjax.diagnosis.curves import Curve
+from lossjax.reports.report import estimate_text
+
+SCORES: Final[Mapping[Goal, str]] = {
+    "probabilities": "loss (nats)",
+    "recalibrated": "loss at the best temperature (nats)",
+    "accuracy": "accuracy",
+    "balanced": "balanced accuracy",
+}
+# what a checkpoint of a run may be chosen by
+SELECTORS: Final[Mapping[Goal, str]] = {
+    "probabilities": "the lowest loss",
+    "recalibrated": "the lowest loss after recalibration",
+    "accuracy": "the highest accuracy",
+    "balanced": "the highest balanced accuracy",
+}
+_REGIMES: Final = {
+    "P": "plateau: the loss fell, accuracy did not move",
+    "O": "over-confidence: the loss rose, accuracy did not fall, one temperature repairs it",
+    "K": "the loss rose, accuracy did not fall, and one temperature does not repair it",
+    UNTOLD: "the loss rose, accuracy did not fall; whether one temperature repairs it is not known",
+    "S": "sacrifice: the loss fell and so did accuracy",
+    "G": "agreement: loss and accuracy both improved",
+    "W": "agreement: loss and accuracy both got worse",
+    "N-e": "no change: loss and accuracy are both flat",
+    "N-m": "accuracy moved, the loss is flat",
+    "N-u": "undecided",
+}
+_CAUSES: Final[Mapping[Cell, tuple[str, str]]] = {
+    # what the loss of a cell's examples does when the cell contributes more, and when it contributes less
+    "right→right": ("right predictions became less certain", "right predictions became more certain"),
+    "right→wrong": ("some right predictions became wrong", "some right predictions became wrong but less surely so"),
+    "wrong→right": ("some wrong predictions became right but less surely so", "some wrong predictions became right"),
+    "wrong→wrong": (
+        "predictions that stayed wrong gave the true class less probability",
+        "predictions that stayed wrong gave the true class more probability",
+    ),
+}
+CURVE_CAUTIONS: Final = (
+    "A curve holds no examples: there are no intervals, no cells, no temperature. These answers are weaker than those "
+    "from logits; lossjax.Recorder records them from any training loop.",
+    "The lowest loss and the highest accuracy of a curve are chosen from noise and so flatter it.",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Story:
+    """What the sentences are about."""
+
+    comparison: Comparison
+    before: Model
+    after: Model
+    is_run: bool
+    named: bool  # whether the sentences name the models, as for a run and for two models in no order
+    improving: bool  # a run whose loss is lowest at the end
+    wrong_confidence: tuple[float, float] | None  # mean, before and after, where both are wrong
+    settling: Settling
+    timing: Timing | None
+    choices: Sequence[Choice]
+    groups: Sequence[Group]
+    flat: Flat
+    num_checkpoints: int
+
+    @property
+    def loss(self) -> Interval:
+        return self.comparison.delta_loss
+
+    @property
+    def accuracy(self) -> Interval:
+        return self.comparison.delta_accuracy
+
+    @property
+    def later(self) -> str:
+        return self.after.name if self.named else "the later model"
+
+    @property
+    def earlier(self) -> str:
+        return self.before.name if self.named else "the earlier model"
+
+
+def regime_name(detail: str, undecided: Sequence[str] = ()) -> str:
+    """In words; ``undecided`` names what is not resolved where that is the regime."""
+    if detail == "N-u" and undecided:
+        return f"undecided: whether {_listed(undecided, 'and')} moved cannot be told"
+    return _REGIMES[detail if detail in _REGIMES else detail.rstrip("+0-cr")]
+
+
+def undecided(story: Story) -> list[str]:
+    """Which of loss and accuracy is neither flat nor resolved from 0."""
+    found, flat = story.comparison, story.flat
+    smallest = {"the loss": (story.loss, found.flat_delta_loss, flat.loss)}
+    smallest["accuracy"] = (story.accuracy, found.flat_delta_accuracy, flat.accuracy)
+    return [name for name, (change, least, delta) in smallest.items() if least > delta and not change.excludes(0.0)]
+
+
+def verdict(story: Story) -> str:
+    """What happened, why, and what to do."""
+    return _sentences(_happened(story), _repair(story), recommendation(story))
+
+
+def recommendation(story: Story) -> str:
+    """Which to keep, by goal."""
+    by_goal = {choice.goal: choice for choice in story.choices}
+    plain, scaled, accuracy = by_goal["probabilities"], by_goal["recalibrated"], by_goal["accuracy"]
+    if not any((plain.resolved, scaled.resolved, accuracy.resolved)) and not story.is_run:
+        return "Nothing here speaks for one over the other: choose by cost, or measure more."
+    if story.is_run:
+        return _keep_in_run(plain, scaled, accuracy, story.num_checkpoints)
+    wanted: dict[str, list[str]] = {}
+    for choice, goal in (
+        (plain, "if its probabilities are used as they are"),
+        (scaled, "if you recalibrate"),
+        (accuracy, "if only accuracy counts"),
+    ):
+        if choice.resolved:
+            wanted.setdefault(_model(story, choice.keep), []).append(goal)
+    goals = sum(len(some) for some in wanted.values())
+    if len(wanted) == 1 and goals == 3:
+        return f"Keep {next(iter(wanted))}: it is better by loss, by loss after recalibration and by accuracy."
+    parts = [f"{model} {_listed(some, 'or')}" for model, some in wanted.items()]
+    rest = [
+        what
+        for choice, what in ((plain, "the loss"), (scaled, "the loss after recalibration"), (accuracy, "accuracy"))
+        if not choice.resolved
+    ]
+    open_end = f" By {_listed(rest, 'and')} they cannot be told apart here." if rest else ""
+    return f"Keep {'; '.join(parts)}.{open_end}"
+
+
+def evidence(story: Story) -> tuple[str, ...]:
+    """What the regime rests on, in sentences with numbers."""
+    found, flat = story.comparison, story.flat
+    lines = [
+        f"The loss changed by {nats(story.loss)} and accuracy by {points(story.accuracy)}; "
+        f"a change within ±{flat.loss:g} nats or ±{100 * flat.accuracy:g} points counts as none.",
+        f"{percent(found.cell_shares['wrong→right'])} of the examples became right and "
+        f"{percent(found.cell_shares['right→wrong'])} wrong"
+        + (f" (McNemar's exact p = {p_text(found.mcnemar)})." if found.mcnemar is not None else "."),
+        _cells_line(story),
+    ]
+    if story.wrong_confidence is not None:
+        before, after = story.wrong_confidence
+        lines.append(f"Where both are wrong, mean confidence went from {before:.3g} to {after:.3g}.")
+    if found.delta_refinement is not None and found.delta_calibration is not None:
+        lines.append(
+            f"Of the change, calibration is {nats(found.delta_calibration)} and refinement, the loss that is left at "
+            f"the best temperature, {nats(found.delta_refinement)}."
+        )
+    if found.kind_resolved is False:
+        lines.append(
+            "Whether one temperature repairs it is not resolved: "
+            f"0.2·ΔL − ΔR is {nats(found.contrast)}, which is above 0 for O and below for K."
+        )
+    if story.before.temperature is not None and story.after.temperature is not None:
+        lines.append(
+            f"The best temperature is {story.before.temperature:.3g} for {story.earlier} and "
+            f"{story.after.temperature:.3g} for {story.later}; above 1 means over-confident."
+        )
+    if found.tail_driven:
+        lines.append("At least half of the drop comes from classes with fewer training examples than the median class.")
+    lines.append(_influence_line(story))
+    lines += _settling_lines(story)
+    return tuple(lines)
+
+
+def cautions(story: Story) -> tuple[str, ...]:
+    """What to beware of when reading the numbers."""
+    notes = []
+    if story.settling.num_seeds is None:
+        notes.append(
+            "Seed variance unobserved: the intervals say what other examples would show of these very models. Another "
+            "training of the same recipe may differ by more."
+        )
+    for model in (story.before, story.after):
+        if model.temperature_at_edge:
+            notes.append(
+                f"A temperature of {model.name} sits on the edge of its bracket (1/64 … 64): the logits say next to "
+                "nothing about the labels, or their scale is far off."
+            )
+        if model.tied:
+            notes.append(
+                f"{percent(model.tied)} of the examples have several largest logits in {model.name}; the lowest class "
+                "counts as predicted."
+            )
+    if story.comparison.delta_calibration is not None:
+        notes.append(
+            "Calibration here is what one temperature removes: for each model a lower bound on its true calibration "
+            "loss. Differences of such bounds bound nothing."
+        )
+    return tuple(notes)
+
+
+def next_steps(story: Story) -> tuple[NextStep, ...]:
+    """What to try, each tied to what was seen."""
+    found, letter, steps = story.comparison, story.comparison.regime, []
+    gain = _gain(story.after)
+    if gain is not None and gain.low > 0 and story.after.temperature is not None:
+        steps.append(
+            NextStep(
+                f"Divide the logits of {story.later} by {story.after.temperature:.3g}, fitted on validation data.",
+                f"It lowers the loss by {nats(gain)}, and no prediction changes.",
+            )
+        )
+    if letter == "K":
+        steps.append(
+            NextStep(
+                "Try a scale or a bias for each class (vector or bias scaling) on held-out data before you "
+                "call it worse "
+                "ranking.",
+                f"At each model's best temperature the loss still differs by {nats(found.delta_refinement)}; richer "
+                "repairs were not tried here.",
+            )
+        )
+    if letter in ("O", "K", "W") and story.is_run:
+        assert story.timing is not None
+        steps.append(
+            NextStep(
+                f"Stop at {story.timing.lowest_loss}, or regularise what comes after it, and compare the curves.",
+                f"The loss rose from there by {nats(story.loss)}."
+                + (" Stopping forgoes the accuracy gained since." if story.accuracy.low > 0 else ""),
+            )
+        )
+    if story.improving and letter in ("G", "P"):
+        steps.append(NextStep("Train longer.", "The loss is lowest at the last checkpoint and was still falling."))
+    if found.influence.few:
+        steps.append(
+            NextStep(
+                "Look at the examples listed first, and at their labels.",
+                f"The change hangs on about {found.influence.effective_count:.0f} examples; without the 1 % "
+                "that changed "
+                f"most it is {found.influence.without_top_percent:.3g} nats.",
+            )
+        )
+    steps += _group_steps(story)
+    if letter == "S":
+        steps.append(
+            NextStep(
+                "Decide which of the two you are judged by before choosing.",
+                f"The loss fell by {nats(_minus(story.loss))} while accuracy fell by {points(_minus(story.accuracy))}.",
+            )
+        )
+    if found.refinement == "N-u":
+        steps.append(_measure_more(story))
+    if story.settling.num_seeds is None:
+        steps.append(
+            NextStep(
+                "To choose a recipe rather than this checkpoint, train each with several seeds and give the "
+                "files a seed "
+                "axis.",
+                "One training each says nothing of how much the seed moves the result.",
+            )
+        )
+    return tuple(steps)
+
+
+# In sentences --------------------------------------------------------------------------------------------------------
+
+
+def nats(interval: Interval | None) -> str:
+    return (
+        "not known" if interval is None else f"{estimate_text(interval)} nats".replace(" (no interval) nats", " nats")
+    )
+
+
+def points(interval: Interval) -> str:
+    """An accuracy or its difference, in percentage points."""
+    scaled = Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
+    return f"{estimate_text(scaled)} points".replace(" (no interval) points", " points")
+
+
+def cost(choice: Choice, regret: Interval) -> str:
+    """What keeping another costs, in the unit of the goal."""
+    if regret.low == regret.estimate == regret.high == 0:
+        return "nothing, it is the same choice"
+    return points(regret) if choice.goal in ("accuracy", "balanced") else nats(regret)
+
+
+def percent(share: float) -> str:
+    value = 100 * share
+    if value in (0, 100):
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if 0.05 <= value <= 99.95 else f"{value:.2g} %"
+
+
+def p_text(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
+
+
+def _happened(story: Story) -> str:
+    """How both moved, and through which cells."""
+    detail, window = story.comparison.refinement, ""
+    if story.named:
+        window = f"From {story.before.name} to {story.after.name}, "
+    loss, accuracy = _moved_loss(story), _moved_accuracy(story)
+    if detail == "N-e":
+        return _capital(
+            f"{window}neither loss nor accuracy changed by as much as ±{story.flat.loss:g} nats and "
+            f"±{100 * story.flat.accuracy:g} points: ΔL is {nats(story.loss)}, ΔA {points(story.accuracy)}."
+        )
+    if not story.loss.excludes(0.0) and not story.accuracy.excludes(0.0):
+        return _capital(f"{window}undecided: {loss}, and {accuracy}.")
+    joint = "while" if story.comparison.regime in ("P", "O", "K", "S") else "and"
+    cause = _cause(story)
+    return _capital(f"{window}{loss}{f', mostly because {cause}' if cause else ''}, {joint} {accuracy}.")
+
+
+def _moved_loss(story: Story) -> str:
+    loss = story.loss
+    if loss.low > 0:
+        text = f"the loss rose by {nats(loss)}"
+    elif loss.high < 0:
+        text = f"the loss fell by {nats(_minus(loss))}"
+    else:
+        return f"whether the loss changed cannot be told from these examples ({nats(loss)})"
+    return text + (", which counts as flat" if story.comparison.refinement == "N-m" else "")
+
+
+def _moved_accuracy(story: Story) -> str:
+    accuracy, letter = story.accuracy, story.comparison.refinement
+    if letter in ("O0", "K0", "P", "P-c", "P-r", "N-e"):
+        return f"accuracy stayed within ±{100 * story.flat.accuracy:g} points ({points(accuracy)})"
+    if accuracy.low > 0:
+        return f"accuracy rose by {points(accuracy)}"
+    if accuracy.high < 0:
+        return f"accuracy fell by {points(_minus(accuracy))}"
+    return f"whether accuracy changed cannot be told from these examples ({points(accuracy)})"
+
+
+def _cause(story: Story) -> str:
+    """The cells that make up most of the change, in its direction."""
+    total = story.loss.estimate
+    if total == 0:
+        return ""
+    towards = {cell: change.estimate / total for cell, change in story.comparison.cells.items()}
+    order = sorted(towards, key=lambda cell: -towards[cell])
+    named = [order[0]] if towards[order[0]] >= 0.6 else [cell for cell in order[:2] if towards[cell] > 0.2]
+    texts = [_cause_of(cell, total > 0, story) for cell in named]
+    return " and ".join(texts)
+
+
+def _cause_of(cell: Cell, rose: bool, story: Story) -> str:
+    if cell == "wrong→wrong" and story.wrong_confidence is not None:
+        before, after = story.wrong_confidence
+        if rose and after > before:
+            return "wrong predictions became more confident"
+        if not rose and after < before:
+            return "wrong predictions became less confident"
+    return _CAUSES[cell][0 if rose else 1]
+
+
+def _repair(story: Story) -> str:
+    """What a temperature does about a rise of the loss."""
+    found, after = story.comparison, story.after
+    gain = _gain(after)
+    if not story.loss.low > 0 or found.refinement == "N-m" or gain is None or after.temperature is None:
+        return ""
+    if gain.low <= 0:
+        return f"Dividing the logits of {story.later} by one temperature recovers none of it for sure ({nats(gain)})."
+    share = gain.estimate / story.loss.estimate
+    part = "all of it" if share >= 0.995 else f"{100 * share:.0f} % of it"
+    text = (
+        f"Dividing its logits by {after.temperature:.3g} recovers {part}"
+        if not story.named
+        else (f"Dividing the logits of {after.name} by {after.temperature:.3g} recovers {part}")
+    )
+    both = found.delta_refinement
+    if both is None:
+        return text + "."
+    if both.low > 0:
+        return f"{text}; with both recalibrated the loss is still higher by {nats(both)}."
+    if both.high < 0:
+        return f"{text}; with both recalibrated the later is better by {nats(_minus(both))}."
+    return f"{text}; with both recalibrated neither is better for sure ({nats(both)})."
+
+
+def _gain(model: Model) -> Interval | None:
+    """What the best temperature removes from a model's loss."""
+    if model.calibration is not None:
+        return model.calibration
+    if model.refinement is None:
+        return None
+    return Interval(model.loss.estimate - model.refinement.estimate, math.nan, math.nan)
+
+
+def _keep_in_run(plain: Choice, scaled: Choice, accuracy: Choice, num_checkpoints: int) -> str:
+    """Resolved goals first; for the others, how many checkpoints cannot be told apart."""
+    wanted: dict[str, list[str]] = {}
+    open_ends = []
+    for choice, goal in ((plain, "probabilities as they are"), (scaled, "recalibrated ones"), (accuracy, "accuracy")):
+        if choice.resolved:
+            wanted.setdefault(choice.keep, []).append(goal)
+        else:
+            open_ends.append(
+                f"for {goal} {len(choice.as_good)} of {num_checkpoints} checkpoints cannot be told apart "
+                f"({choice.keep} has the best estimate)"
+            )
+    kept = "; ".join(f"{name} for {_listed(goals, 'and')}" for name, goals in wanted.items())
+    return _capital("; ".join([*([f"keep {kept}"] if kept else []), *open_ends])) + "."
+
+
+def _model(story: Story, name: str) -> str:
+    return name if story.named else {"before": "the earlier model", "after": "the later model"}[name]
+
+
+def _cells_line(story: Story) -> str:
+    parts = [
+        f"{cell} {estimate_text(change).replace(' (no interval)', '')}"
+        for cell, change in story.comparison.cells.items()
+    ]
+    return f"By what was right before and after, the loss changed by {', '.join(parts)} nats."
+
+
+def _influence_line(story: Story) -> str:
+    found = story.comparison.influence
+    if math.isnan(found.effective_count):
+        return "No example's loss changed."
+    return (
+        f"The change rests on effectively {found.effective_count:,.0f} examples; without the 1 % that changed "
+        "most it is "
+        f"{found.without_top_percent:.3g} nats." + (" So few may be mislabelled ones." if found.few else "")
+    )
+
+
+def _settling_lines(story: Story) -> list[str]:
+    """Whether the size of the evaluation set, or the seed, could explain it, and what would settle it."""
+    settling, flat = story.settling, story.flat
+    sampled = "clusters of examples" if settling.num_clusters is not None else "examples"
+    number_text = f"{settling.num_clusters or settling.num_examples:,} {sampled}"
+    if settling.num_seeds is not None:
+        number_text = f"{number_text} and {settling.num_seeds} seeds"
+    told = [
+        f"{name} {'no' if interval.excludes(0.0) else 'yes'}"
+        for name, interval in (("for the loss", story.loss), ("for accuracy", story.accuracy))
+    ]
+    lines = [f"Could the choice of these {number_text} explain the difference? {_capital(', '.join(told))}."]
+    if settling.num_seeds is None:
+        lines.append("Could the seed? Not known: one training each was given.")
+    if settling.flat_loss is not None and settling.flat_accuracy is not None:
+        lines.append(
+            f"The least δ at which this pair counts as flat is {settling.flat_loss:.2g} nats and "
+            f"{100 * settling.flat_accuracy:.2g} points."
+        )
+    if settling.needed_loss is not None and settling.needed_accuracy is not None:
+        lines.append(
+            f"To show that nothing changed, were it so, would take about {_rounded(settling.needed_loss)} examples for "
+            f"±{flat.loss:g} nats and about {_rounded(settling.needed_accuracy)} for ±{100 * flat.accuracy:g} points."
+        )
+    if settling.detectable_loss is not None:
+        units = (
+            f"{settling.num_seeds} seeds" if settling.num_seeds is not None else f"{settling.num_examples:,} examples"
+        )
+        lines.append(f"{units} show a difference in loss of {settling.detectable_loss:.2g} nats with 80 % power.")
+    if settling.smallest_p is not None:
+        lines.append(f"The smallest p that an exact test over these seeds can reach is {p_text(settling.smallest_p)}.")
+    return lines
+
+
+def _measure_more(story: Story) -> NextStep:
+    settling, open_ends = story.settling, undecided(story)
+    needed = {"the loss": settling.needed_loss, "accuracy": settling.needed_accuracy}
+    sizes = [f"about {_rounded(value)} for {name}" for name in open_ends if (value := needed[name]) is not None]
+    action = "Evaluate on more examples" + (f": {', '.join(sizes)}, if nothing truly changed." if sizes else ".")
+    return NextStep(action, f"{_capital(_listed(open_ends, 'and'))} cannot be told from none at this size.")
+
+
+def _group_steps(story: Story) -> list[NextStep]:
+    """Prior adjustment and data for rare classes, where groups say so."""
+    steps, groups = [], {group.name: group for group in story.groups}
+    head, tail = groups.get("head"), groups.get("tail")
+    if head is not None and tail is not None and head.delta_accuracy > 0 > tail.delta_accuracy:
+        steps.append(
+            NextStep(
+                "Adjust the logits for the class prior (subtract a multiple of log training share), or choose "
+                "by balanced "
+                "accuracy.",
+                f"The head gained {100 * head.delta_accuracy:.2g} points of accuracy and the tail lost "
+                f"{100 * -tail.delta_accuracy:.2g}.",
+            )
+        )
+    worst = max(story.groups, key=lambda group: group.delta_loss.estimate, default=None)
+    if worst is not None and story.loss.low > 0 and worst.delta_loss.estimate > 0.5 * story.loss.estimate:
+        part = worst.delta_loss.estimate / story.loss.estimate
+        if part > 1.25 * worst.share:
+            steps.append(
+                NextStep(
+                    f"Get more examples of the {worst.num_classes} classes in the {worst.name}, or weight them.",
+                    f"They are {percent(worst.share)} of the examples and carry {100 * part:.0f} % of the rise.",
+                )
+            )
+    return steps
+
+
+def _minus(interval: Interval) -> Interval:
+    return Interval(-interval.estimate, -interval.high, -interval.low, interval.level)
+
+
+def _rounded(number: float) -> str:
+    """Two significant digits, upwards: 12,345 → 13,000."""
+    if number <= 0 or not math.isfinite(number):
+        return "0"
+    scale = 10 ** max(math.floor(math.log10(number)) - 1, 0)
+    return f"{math.ceil(number / scale) * scale:,}"
+
+
+def _listed(items: Sequence[str], word: str) -> str:
+    return f" {word} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else list(items))
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(text for text in texts if text)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# Of a curve ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CurveStory:
+    """What the sentences about a curve are about."""
+
+    curve: Curve
+    letter: str
+    detail: str
+    before: Model
+    after: Model
+    delta_loss: float
+    delta_accuracy: float
+    timing: Timing
+    improving: bool
+    num_examples: int | None
+    flat: Flat
+
+
+def curve_verdict(story: CurveStory) -> str:
+    loss = f"the loss {_went(story.delta_loss, story.flat.loss, f'{abs(story.delta_loss):.3g} nats')}"
+    size = f"{100 * abs(story.delta_accuracy):.2g} points"
+    accuracy = f"accuracy {_went(story.delta_accuracy, story.flat.accuracy, size)}"
+    happened = f"From {story.before.name} to {story.after.name}, {loss} and {accuracy}."
+    why = {
+        UNTOLD: (
+            "A curve cannot say why: over-confidence, which one temperature repairs, and worse ranking look the same."
+        ),
+        "P": "The probabilities went on improving where accuracy shows nothing.",
+        "W": "Both got worse: the model over-fits after its lowest loss.",
+        "G": "Both were still improving.",
+        "S": "They point in opposite directions: decide which of the two you are judged by.",
+    }.get(story.letter, "")
+    return _sentences(happened, why, curve_recommendation(story))
+
+
+def curve_recommendation(story: CurveStory) -> str:
+    timing = story.timing
+    if timing.lowest_loss == timing.highest_accuracy:
+        return f"Keep {timing.lowest_loss}: loss and accuracy are both best there, as far as a curve can tell."
+    return (
+        f"Keep {timing.lowest_loss} for probabilities as they are and {timing.highest_accuracy} for accuracy, "
+        "as far as "
+        "a curve can tell."
+    )
+
+
+def curve_evidence(story: CurveStory) -> tuple[str, ...]:
+    curve, timing = story.curve, story.timing
+    lines = [
+        f"The loss is lowest at {timing.lowest_loss} ({min(curve.loss):.4g} nats) and {curve.loss[-1]:.4g} at the end.",
+        f"Accuracy is highest at {timing.highest_accuracy} ({percent(max(curve.accuracy))}) and "
+        f"{percent(curve.accuracy[-1])} at the end, {abs(timing.lag):g} {timing.unit} "
+        f"{'after' if timing.lag >= 0 else 'before'} the lowest loss.",
+    ]
+    if story.num_examples is not None:
+        low, high = story.after.accuracy.low, story.after.accuracy.high
+        lines.append(
+            f"With {story.num_examples:,} examples the last accuracy has the interval {percent(low)} to "
+            f"{percent(high)}: "
+            "differences much smaller than that may be noise."
+        )
+    return tuple(lines)
+
+
+def curve_next_steps(story: CurveStory) -> tuple[NextStep, ...]:
+    steps = [
+        NextStep(
+            "Record the logits of the validation set at a few steps with lossjax.Recorder and diagnose those.",
+            "Only examples tell whether a temperature repairs the loss, which examples carry it, and how sure it is.",
+        )
+    ]
+    if story.num_examples is None:
+        steps.append(
+            NextStep("Say how many examples the curve is of: --examples N.", "Without it no noise can be judged.")
+        )
+    if story.improving and story.letter in ("G", "P"):
+        steps.append(NextStep("Train longer.", "The loss is lowest at the last point."))
+    return tuple(steps)
+
+
+def _went(change: float, delta: float, size: str) -> str:
+    if abs(change) <= delta:
+        return f"stayed within ±{delta:g}" if delta < 1 else "stayed"
+    return f"{'rose' if change > 0 else 'fell'} by {size}"

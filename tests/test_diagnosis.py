@@ -1,0 +1,289 @@
+"""Diagnoses of models whose truth is known, what the sentences say of them, and the JSON contract."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+import lossjax as lj
+from lossjax.analysis.comparison import compare
+from lossjax.diagnosis.text import to_text
+
+
+def teacher(num_examples=2000, num_classes=4, seed=0, spread=1.5):
+    """Logits of the truth and labels drawn from it."""
+    rng = np.random.default_rng(seed)
+    truth = spread * rng.normal(size=(num_examples, num_classes))
+    return truth, (truth + rng.gumbel(size=truth.shape)).argmax(axis=1)
+
+
+def run(scales, seed=0, noise=0.0, **size):
+    """A run whose checkpoints are the truth at these scales, with some noise of their own."""
+    truth, labels = teacher(seed=seed, **size)
+    rng = np.random.default_rng(seed + 1)
+    return np.stack([scale * (truth + noise * rng.normal(size=truth.shape)) for scale in scales]), labels
+
+
+def test_over_confidence_is_found_and_repaired():
+    truth, labels = teacher()
+    found = lj.diagnose(truth, 3 * truth, labels)
+    assert found.regime == "O"
+    assert found.regime_detail == "O0"
+    assert found.kind_resolved
+    assert found.temperature["after"] == pytest.approx(3, rel=0.1)
+    assert found.temperature["before"] == pytest.approx(1, rel=0.1)
+    assert found.delta_accuracy.estimate == 0
+    assert found.verdict.startswith("The loss rose by ")
+    assert "wrong predictions became more confident" in found.verdict
+    assert f"Dividing its logits by {found.temperature['after']:.3g} recovers all of it" in found.verdict
+    assert "Keep the earlier model if its probabilities are used as they are." in found.recommendation
+    assert "seed variance unobserved" in found.scope
+    assert found.next_steps[0].action.startswith("Divide the logits of the later model by")
+
+
+def test_it_is_the_comparison_that_is_told():
+    """Every number is that of ``compare``, whatever the wording."""
+    truth, labels = teacher(500, seed=3)
+    rng = np.random.default_rng(3)
+    a, b = truth + rng.normal(size=truth.shape), 2 * truth + rng.normal(size=truth.shape)
+    counts = np.array([100, 100, 60, 40])
+    groups = np.array([0, 1, 2, 2])[labels]  # the middles of the classes lie at 50, 150, 230 and 280 of 300
+    expected = compare(a, b, labels, class_counts=counts, groups=groups)
+    found = lj.diagnose(a, b, labels, train_counts=counts)
+    for name in ("delta_loss", "delta_accuracy", "delta_refinement", "delta_calibration", "regime", "influence"):
+        assert getattr(found, name) == getattr(expected, name), name
+    assert found.regime_detail == expected.refinement
+    assert {cell: change.change for cell, change in found.cells.items()} == expected.cells
+    assert {cell: change.share for cell, change in found.cells.items()} == expected.cell_shares
+    assert [group.delta_loss for group in found.groups] == list(expected.by_group.values())
+    assert found.settling.needed_loss == expected.needed_loss
+
+
+def test_cells_groups_and_parts_add_up():
+    logits, labels = run([1, 2.5], noise=0.5)
+    found = lj.diagnose(logits[0], logits[1], labels, train_counts=np.array([900, 300, 50, 2]))
+    total = found.delta_loss.estimate
+    assert sum(change.change.estimate for change in found.cells.values()) == pytest.approx(total)
+    assert sum(change.share for change in found.cells.values()) == pytest.approx(1)
+    assert sum(group.delta_loss.estimate for group in found.groups) == pytest.approx(total)
+    assert sum(group.delta_accuracy for group in found.groups) == pytest.approx(found.delta_accuracy.estimate)
+    assert found.delta_refinement.estimate + found.delta_calibration.estimate == pytest.approx(total)
+    changes = [abs(example.change) for example in found.examples]
+    assert len(changes) == 20
+    assert changes == sorted(changes, reverse=True)
+
+
+def test_an_example_is_told_as_it_is():
+    truth, labels = teacher(300)
+    other = truth.copy()
+    other[7] = 0
+    other[7, (labels[7] + 1) % 4] = 20  # one example becomes very wrong
+    found = lj.diagnose(truth, other, labels, class_names=["a", "b", "c", "d"])
+    first = found.examples[0]
+    assert first.index == 7
+    assert first.label == "abcd"[labels[7]]
+    assert first.predicted_after == "abcd"[(labels[7] + 1) % 4]
+    assert first.probability_after == pytest.approx(math.exp(-20), rel=1e-4)
+    assert first.share == 1
+    assert found.influence.few
+    assert any("Look at the examples listed first" in step.action for step in found.next_steps)
+    assert found.regime == "N"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "regime", "words"),
+    [
+        (1.0, 1.0, "N-e", "Neither loss nor accuracy changed"),
+        (0.2, 1.0, "P-c", "accuracy stayed within ±0.5 points"),
+    ],
+)
+def test_scale_alone_never_moves_accuracy(before, after, regime, words):
+    truth, labels = teacher(3000)
+    found = lj.diagnose(before * truth, after * truth, labels)
+    assert found.regime_detail == regime
+    assert words in found.verdict
+
+
+def test_better_and_worse():
+    truth, labels = teacher(4000)
+    noisy = truth + 2 * np.random.default_rng(1).normal(size=truth.shape)
+    better = lj.diagnose(noisy, truth, labels)
+    assert better.regime == "G"
+    assert better.recommendation.startswith("Keep the later model: it is better by loss")
+    worse = lj.diagnose(truth, noisy, labels)
+    assert worse.regime == "W"
+    assert worse.recommendation.startswith("Keep the earlier model: it is better by loss")
+
+
+def test_too_few_examples_are_undecided_and_say_how_many_would_do():
+    truth, labels = teacher(40)
+    other = truth + 0.3 * np.random.default_rng(0).normal(size=truth.shape)
+    found = lj.diagnose(truth, other, labels)
+    assert found.regime_detail == "N-u"
+    assert "undecided" in found.verdict.lower()
+    assert any(step.action.startswith("Evaluate on more examples") for step in found.next_steps)
+    assert any("40 examples are few" in note for note in found.notes)
+    assert found.recommendation.startswith("Nothing here speaks for one over the other")
+
+
+def test_two_models_in_no_order_are_turned_to_the_better_one():
+    truth, labels = teacher(4000)
+    noisy = truth + 2 * np.random.default_rng(1).normal(size=truth.shape)
+    found = lj.diagnose(truth, noisy, labels, ordered=False)
+    assert (found.before.name, found.after.name) == ("second", "first")
+    assert found.regime == "G"
+    assert found.delta_accuracy.low > 0
+    mirrored = lj.diagnose(noisy, truth, labels, ordered=False)
+    assert (mirrored.before.name, mirrored.after.name) == ("first", "second")
+    assert mirrored.delta_loss == found.delta_loss
+
+
+def test_clusters_are_resampled_whole():
+    truth, labels = teacher(400)
+    repeated, their_labels = np.repeat(truth, 5, axis=0), np.repeat(labels, 5)
+    alone = lj.diagnose(truth, 3 * truth, labels)
+    naive = lj.diagnose(repeated, 3 * repeated, their_labels)
+    whole = lj.diagnose(repeated, 3 * repeated, their_labels, clusters=np.repeat(np.arange(400), 5))
+    width = {
+        name: d.delta_loss.high - d.delta_loss.low for name, d in (("alone", alone), ("whole", whole), ("naive", naive))
+    }
+    assert width["whole"] == pytest.approx(width["alone"], rel=0.1)
+    assert width["naive"] < 0.6 * width["whole"]
+    assert "clusters resampled whole" in whole.scope
+    assert whole.settling.num_clusters == 400
+    assert whole.before.calibration is None
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_from_its_lowest_loss_to_its_end():
+    logits, labels = run([0.2, 0.6, 1.0, 2.0, 3.5])
+    found = lj.diagnose(logits, labels=labels, steps=[0, 100, 200, 300, 400])
+    assert found.kind == "run"
+    assert (found.before.name, found.after.name) == ("step 200", "step 400")
+    assert found.regime == "O"
+    assert found.timing.lowest_loss == "step 200"
+    assert found.timing.lowest_loss_set == ("step 200",)
+    assert found.choices[0].keep == "step 200"
+    assert found.choices[0].regret["the last checkpoint"].low > 0
+    # the checkpoints differ in scale alone: for accuracy all are as good
+    by_goal = {choice.goal: choice for choice in found.choices}
+    assert len(by_goal["accuracy"].as_good) == 5
+    assert [point.step for point in found.path] == [0, 100, 200, 300, 400]
+    assert "Keep step 200 for probabilities as they are" in found.recommendation
+
+
+def test_a_run_that_still_improves_is_judged_over_its_second_half():
+    logits, labels = run([0.1, 0.3, 0.5, 0.7, 0.9], num_examples=4000)
+    found = lj.diagnose(logits, labels=labels)
+    assert (found.before.name, found.after.name) == ("checkpoint 2", "checkpoint 4")
+    assert found.regime == "P"
+    assert any(step.action == "Train longer." for step in found.next_steps)
+
+
+def test_choosing_the_lowest_loss_does_not_flatter_it():
+    """Checkpoints that are equally good but for noise: choosing the lowest and comparing with the last is biased, by
+    more than two standard errors over these seeds; the cross-fitted choice is not."""
+    naive, fair = [], []
+    for seed in range(40):
+        logits, labels = run(np.ones(12), seed=seed, noise=0.6, num_examples=200)
+        found = lj.diagnose(logits, labels=labels)
+        if found.timing.lowest_loss == "checkpoint 11":
+            continue
+        losses = np.array([point.loss for point in found.path])
+        naive.append(losses[-1] - losses.min())
+        fair.append(found.delta_loss.estimate)
+    errors = np.std(fair, ddof=1) / np.sqrt(len(fair))
+    assert np.mean(naive) > 2 * errors
+    assert np.mean(fair) < np.mean(naive) - 2 * errors
+
+
+def test_seeds_of_a_run():
+    one, labels = run([0.3, 1.0, 3.0], noise=0.2)
+    rng = np.random.default_rng(0)
+    logits = np.stack([one + 0.1 * rng.normal(size=one.shape) for _ in range(3)])
+    found = lj.diagnose(logits, labels=labels)
+    assert found.scope == "seeds×examples"
+    assert found.settling.num_seeds == 3
+    assert found.settling.smallest_p == 0.25
+    assert found.before.name == "checkpoint 1"
+    assert found.examples[0].predicted_after is None
+    assert found.delta_loss.low > 0
+    assert found.temperature["checkpoint 2"] == pytest.approx(3, rel=0.15)
+
+
+def test_seeds_of_two_recipes():
+    truth, labels = teacher(600)
+    rng = np.random.default_rng(0)
+    a = np.stack([truth + 0.5 * rng.normal(size=truth.shape) for _ in range(4)])
+    b = np.stack([3 * (truth + 0.5 * rng.normal(size=truth.shape)) for _ in range(3)])
+    found = lj.diagnose(a, b, labels)
+    assert found.scope == "seeds×examples"
+    assert found.delta_loss.low > 0
+    assert found.regime in ("O", "N")
+    assert to_text(found)
+
+
+# The answer as data ---------------------------------------------------------------------------------------------------
+
+
+def finite(value):
+    if isinstance(value, dict):
+        return all(finite(entry) for entry in value.values())
+    if isinstance(value, list):
+        return all(finite(entry) for entry in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def test_the_json_keeps_its_contract():
+    logits, labels = run([1, 3])
+    found = lj.diagnose(logits[0], logits[1], labels)
+    answer = json.loads(found.to_json())
+    assert answer["schema"] == 1
+    assert answer["regime"] == "O"
+    for name in ("delta_loss", "delta_accuracy", "delta_calibration", "delta_refinement"):
+        assert {"estimate", "low", "high"} <= set(answer[name])
+        assert answer[name]["low"] <= answer[name]["estimate"] <= answer[name]["high"]
+    assert set(answer["cells"]) == {"right→right", "right→wrong", "wrong→right", "wrong→wrong"}
+    assert set(answer["cells"]["right→wrong"]) == {"estimate", "low", "high", "level", "share"}
+    assert set(answer["temperature"]) == {"before", "after"}
+    assert isinstance(answer["recommendation"], str)
+    assert finite(answer)
+    assert {field.name for field in dataclasses.fields(found)} == set(answer)
+
+
+def test_the_same_input_gives_the_same_bytes():
+    logits, labels = run([1, 3], noise=0.1)
+    first, second = (lj.diagnose(logits[0], logits[1], labels) for _ in range(2))
+    assert first.to_json() == second.to_json()
+    assert to_text(first) == to_text(second)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.verdict = ""
+
+
+def test_the_text_begins_with_the_verdict_and_names_every_part():
+    logits, labels = run([0.3, 1, 3])
+    text = to_text(lj.diagnose(logits, labels=labels, train_counts=np.array([9, 5, 2, 1])))
+    assert text.startswith("From checkpoint 1 to checkpoint 2, the loss rose")
+    for heading in ("Regime O", "Evidence", "What was right", "By training frequency", "Examples that", "Which to keep",
+                    "Path", "What to try next", "Notes"):  # fmt: skip
+        assert f"\n{heading}" in text
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z, y: lj.diagnose(z, z), "labels are missing"),
+        (lambda z, y: lj.diagnose("a.npz"), "there is no file a.npz"),
+        (lambda z, y: lj.diagnose(z, "a.npz", y), "there is no file"),
+        (lambda z, y: lj.diagnose(z, z, y, level=1.5), "level=1.5"),
+        (lambda z, y: lj.diagnose(z, z, y, flat_loss=-1), "flat_loss=-1"),
+    ],
+)
+def test_wrong_arguments(call, message):
+    logits, labels = teacher(20)
+    with pytest.raises(ValueError, match=message):
+        call(logits, labels)
