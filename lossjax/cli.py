@@ -71,6 +71,16 @@ class Claims:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """A page of all results: the ledger of claims, then each experiment's verdicts, figures, numbers and notes."""
+
+    results: Annotated[Path, tyro.conf.Positional] = Path("results")
+    """The folder of all results."""
+    html: Path | None = None
+    """Where to write it; report.html in that folder unless given."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Diagnose:
     """Why loss and accuracy moved as they did in your own model, from any framework, and what to do.
 
@@ -113,6 +123,7 @@ Command = (
     | Annotated[Status, tyro.conf.subcommand("status")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Claims, tyro.conf.subcommand("claims")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
 )
 
@@ -138,6 +149,8 @@ def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None
             _redraw(experiment, _root(experiment, command.results, command.smoke))
         case Claims():
             _claims(command)
+        case Report():
+            _report(command)
         case Diagnose():
             _diagnose(command)
 
@@ -244,6 +257,15 @@ def _claims(options: Claims) -> None:
         print(ledger(options.results), end="")
 
 
+def _report(options: Report) -> None:
+    from lossjax.reports.results import results_page
+
+    path = options.results / "report.html" if options.html is None else options.html
+    with _explained(ValueError, OSError):
+        path.write_text(results_page(options.results), encoding="utf-8")
+    print(path)
+
+
 def _diagnose(options: Diagnose) -> None:
     from lossjax.diagnosis.diagnose import diagnose
     from lossjax.diagnosis.page import to_page
@@ -255,10 +277,14 @@ def _diagnose(options: Diagnose) -> None:
             raise InputError(
                 f"{len(options.files)} files were given; give one run or curve, or one before and one after"
             )
+        for written in (options.html, options.json):
+            if written is not None and not written.parent.is_dir():
+                raise InputError(f"there is no folder {written.parent} to write {written} in; make it first")
         if not 0 < options.max_gigabytes < 2**20:
             raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
         found = diagnose(
-            *options.files,
+            options.files[0],
+            options.files[1] if len(options.files) == 2 else None,
             train_counts=options.groups,
             ordered=not options.unordered,
             seed_axis=options.seed_axis,

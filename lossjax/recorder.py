@@ -76,7 +76,7 @@ class Recorder:
                 if not np.array_equal(earlier["labels"], about["labels"]):
                     raise ValueError(f"{self._folder} was recorded with other labels; delete it or choose another name")
         else:
-            _write(known, lambda stream: np.savez(stream, **about))
+            _write(known, lambda stream: np.savez(stream, allow_pickle=False, **about))
         self._like: np.ndarray | None = None  # the first evaluation: all others have its shape and dtype
         for file in recorded_steps(self._folder).values():
             self._like = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -39,6 +39,7 @@ WITHOUT_JAX = (
     "lossjax.reports.charts",
     "lossjax.reports.labels",
     "lossjax.reports.page",
+    "lossjax.reports.results",
     "lossjax.reports.plots",
     "lossjax.reports.report",
     "lossjax.cli",

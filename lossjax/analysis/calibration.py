@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from lossjax.analysis.resampling import mean_interval
 
 BRACKET = 64.0  # temperatures are sought in 1/64 … 64
 _BLOCK = 2**16  # logits worked on at once, half a megabyte: passes over a thousand classes stay within the cache
+_THREADED = 16  # blocks from which on threads are worth their start
 
 
 class Scores(NamedTuple):
@@ -34,8 +37,7 @@ class Scores(NamedTuple):
 def scores(logits: Float[np.ndarray, "example class"], labels: Int[np.ndarray, " example"]) -> Scores:
     """Loss, correctness, Brier score and confidence of each example, from log-softmax in float64."""
     logits, labels = checked(logits, labels)
-    parts = [_scores(logits[block], labels[block]) for block in _blocks(logits.shape)]
-    return Scores(*(np.concatenate(field) for field in zip(*parts, strict=True)))
+    return Scores(*_in_blocks(lambda block: _scores(logits[block], labels[block]), logits.shape))
 
 
 def _scores(logits: np.ndarray, labels: np.ndarray) -> Scores:
@@ -109,18 +111,14 @@ def decompose(
     logits, labels = checked(logits, labels)
     measured = scores(logits, labels)
     fold = assign_folds(measured.correct, folds=folds, seed=seed)
-    return decomposition(measured, fit_temperature(logits, labels, fold, folds), level=level, seed=seed)
-
-
-def decomposition(measured: Scores, fit: TemperatureFit, *, level: float = 0.95, seed: int = 0) -> Decomposition:
-    """``decompose`` from scores and temperatures that are known already, as where models share their folds."""
+    fit = fit_temperature(logits, labels, fold, folds)
     refined = fit.refined
     loss = mean_interval(measured.loss, level=level, seed=seed)
     refinement = mean_interval(refined, level=level, seed=seed)
     return Decomposition(
         loss=loss,
         refinement=refinement,
-        calibration=_calibration_interval(measured.loss, fit, loss.estimate - refinement.estimate, level),
+        calibration=calibration_interval(measured.loss, fit, level=level),
         temperature=fit.temperature,
         fold_temperatures=fit.fold_temperatures,
         at_edge=fit.at_edge,
@@ -233,8 +231,8 @@ def _derivatives(
     The largest of an example's logits is 0. ``inverse_log`` is one for all, or one an example.
     """
     inverse = np.broadcast_to(np.exp(inverse_log), label_logits.shape)
-    parts = []
-    for block in _blocks(shifted.shape):
+
+    def derivatives(block: slice) -> tuple[np.ndarray, ...]:
         z, labels, slope = shifted[block], label_logits[block], inverse[block]
         if chosen is not None:
             kept = chosen[block]
@@ -244,19 +242,30 @@ def _derivatives(
         second = np.einsum("ec,ec,ec->e", weights, z, z) / total
         mean = np.einsum("ec,ec->e", weights, z) / total
         gradient = slope * (mean - labels)
-        parts.append((np.log(total) - slope * labels, gradient, gradient + slope**2 * (second - mean**2)))
-    loss, first, curvature = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return np.log(total) - slope * labels, gradient, gradient + slope**2 * (second - mean**2)
+
+    loss, first, curvature = _in_blocks(derivatives, shifted.shape)
     return loss, first, curvature
 
 
-def _blocks(shape: tuple[int, int]) -> Iterator[slice]:
-    """Slices of the examples."""
+def _in_blocks(function: Callable[[slice], tuple[np.ndarray, ...]], shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """The function's arrays [example], block of examples by block; many blocks on all cores, with the same bits."""
     rows = max(1, _BLOCK // shape[1])
-    return (slice(start, start + rows) for start in range(0, shape[0], rows))
+    blocks = [slice(start, start + rows) for start in range(0, shape[0], rows)]
+    if len(blocks) < _THREADED:
+        parts = [function(block) for block in blocks]
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(pool.map(function, blocks))
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def _calibration_interval(losses: np.ndarray, fit: TemperatureFit, estimate: float, level: float) -> Interval:
+def calibration_interval(
+    losses: Float[np.ndarray, " example"], fit: TemperatureFit, *, level: float = 0.95
+) -> Interval:
+    """``Decomposition.calibration`` from losses and temperatures that are known already."""
     count = len(losses)
+    estimate = float(losses.mean() - fit.refined.mean())
     gains = losses - fit.in_sample
     optimism = fit.score_variance / fit.curvature  # κ
     centre = gains.mean() - optimism / (2 * count)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lossjax.analysis.attribution import CELLS, frequency_groups, tail_examples
 from lossjax.analysis.calibration import (
-    Decomposition,
     assign_folds,
+    calibration_interval,
     checked,
-    decomposition,
     fit_temperature,
     scores,
 )
@@ -24,7 +24,7 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
 from lossjax.analysis.proportions import bonett_price, wilson
 from lossjax.analysis.regimes import FLAT, Flat, observed_windows
-from lossjax.analysis.resampling import mean_interval, two_way_difference, two_way_interval
+from lossjax.analysis.resampling import mean_intervals, two_way_difference, two_way_interval
 from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
 from lossjax.diagnosis import wording
 from lossjax.diagnosis.answer import (
@@ -44,6 +44,8 @@ from lossjax.diagnosis.answer import (
 from lossjax.diagnosis.curves import Curve
 from lossjax.diagnosis.reading import FOLDS, Subject
 
+Key = TypeVar("Key")
+
 BINS = 15
 TOP_EXAMPLES = 20
 GROUP_NAMES = ("head", "middle", "tail")
@@ -62,7 +64,7 @@ class _Measured:
     temperatures: Float[np.ndarray, " seed"]
     at_edge: bool
     tied: float
-    decomposition: Decomposition | None  # of the only seed
+    calibration: Interval | None  # of the only seed
 
     @property
     def temperature(self) -> float:
@@ -107,9 +109,7 @@ def examine(
         # told the way it was judged: to the model of higher accuracy, or of lower loss where that is flat
         subject, measured, pair = subject.reversed(), measured[::-1], pair[::-1]
         comparison = _compare(subject, pair, True, settings)
-    models = tuple(
-        _model(subject.names[index], measured[index], subject, settings) for index in (window.shown, window.last)
-    )
+    models = _models(subject, measured, window, settings)
     groups = _groups(subject, pair, comparison)
     choices = _choices(subject, measured, fold, window, settings)
     timing = _timing(subject, choices) if subject.is_run else None
@@ -290,9 +290,9 @@ def _measure(subject: Subject, settings: _Settings) -> tuple[Int[np.ndarray, " e
     measured = []
     for seeds, logits in zip(found, subject.logits, strict=True):
         fits = [fit_temperature(*checked(z, labels), fold, FOLDS) for z in _by_seed(logits)]
-        split = None
-        if subject.num_seeds is None:
-            split = decomposition(seeds[0], fits[0], level=settings.level, seed=settings.seed)
+        calibration = None
+        if subject.num_seeds is None and subject.clusters is None:  # its interval takes examples for independent
+            calibration = calibration_interval(seeds[0].loss, fits[0], level=settings.level)
         measured.append(
             _Measured(
                 loss=np.stack([one.loss for one in seeds]),
@@ -304,7 +304,7 @@ def _measure(subject: Subject, settings: _Settings) -> tuple[Int[np.ndarray, " e
                 temperatures=np.array([fit.temperature for fit in fits]),
                 at_edge=any(fit.at_edge for fit in fits),
                 tied=float(np.mean([one.tied for one in seeds])),
-                decomposition=split,
+                calibration=calibration,
             )
         )
     return fold, measured
@@ -363,38 +363,62 @@ def _records(subject: Subject, measured: Sequence[_Measured], index: Int[np.ndar
     return Records(*fields)
 
 
-def _model(name: str, one: _Measured, subject: Subject, settings: _Settings) -> Model:
-    error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, seed=settings.seed)
-    split = one.decomposition
-    accuracy = _mean(one.correct.astype(np.float64), subject, settings)
-    if subject.num_seeds is None and subject.clusters is None:
-        accuracy = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
-    return Model(
-        name=name,
-        loss=_mean(one.loss, subject, settings),
-        accuracy=accuracy,
-        brier=_mean(one.brier, subject, settings),
-        confidence=float(one.confidence.mean()),
-        refinement=_mean(one.refined, subject, settings),
-        # its interval takes examples for independent
-        calibration=split.calibration if split is not None and subject.clusters is None else None,
-        temperature=one.temperature,
-        temperature_at_edge=one.at_edge,
-        tied=one.tied,
-        calibration_error=error.estimate.estimate,
-        calibration_error_null=error.null_mean,
-        # seeds share their examples and clusters their kind, and the null knows neither
-        calibration_error_p=error.p_value if subject.num_seeds is None and subject.clusters is None else None,
+def _models(
+    subject: Subject, measured: Sequence[_Measured], window: _Window, settings: _Settings
+) -> tuple[Model, Model]:
+    shown = (window.shown, window.last)
+    exact = subject.num_seeds is None and subject.clusters is None
+    means = _means(
+        {
+            (index, name): getattr(measured[index], name).astype(np.float64)
+            for index in shown
+            for name in ("loss", "brier", "refined", "correct")
+        },
+        subject,
+        settings,
     )
+    models = []
+    for index in shown:
+        one = measured[index]
+        error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, seed=settings.seed)
+        hits = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
+        models.append(
+            Model(
+                name=subject.names[index],
+                loss=means[index, "loss"],
+                accuracy=hits if exact else means[index, "correct"],
+                brier=means[index, "brier"],
+                confidence=float(one.confidence.mean()),
+                refinement=means[index, "refined"],
+                calibration=one.calibration,
+                temperature=one.temperature,
+                temperature_at_edge=one.at_edge,
+                tied=one.tied,
+                calibration_error=error.estimate.estimate,
+                calibration_error_null=error.null_mean,
+                # seeds share their examples and clusters their kind, and the null knows neither
+                calibration_error_p=error.p_value if exact else None,
+            )
+        )
+    return models[0], models[1]
 
 
-def _mean(values: Float[np.ndarray, "seed example"], subject: Subject, settings: _Settings) -> Interval:
-    """Over examples, or clusters of them, and over seeds where there are several."""
+def _means(
+    columns: Mapping[Key, Float[np.ndarray, "seed example"]], subject: Subject, settings: _Settings
+) -> dict[Key, Interval]:
+    """Over examples, or clusters of them, and over seeds where there are several; one set of resamples for all."""
+    if not columns:
+        return {}
     if subject.num_seeds is None:
-        return mean_interval(values[0], clusters=subject.clusters, level=settings.level, seed=settings.seed)
-    if subject.clusters is not None:
-        values = cluster_values(values[..., None], subject.clusters)[..., 0]
-    return two_way_interval(values, level=settings.level, seed=settings.seed)
+        values = np.stack([column[0] for column in columns.values()], axis=1)
+        intervals = mean_intervals(values, clusters=subject.clusters, level=settings.level, seed=settings.seed)
+        return {name: intervals[index] for index, name in enumerate(columns)}
+    found = {}
+    for name, column in columns.items():
+        if subject.clusters is not None:
+            column = cluster_values(column[..., None], subject.clusters)[..., 0]
+        found[name] = two_way_interval(column, level=settings.level, seed=settings.seed)
+    return found
 
 
 def _frequency_groups(subject: Subject) -> np.ndarray | None:
@@ -403,19 +427,20 @@ def _frequency_groups(subject: Subject) -> np.ndarray | None:
 
 def _groups(subject: Subject, pair: tuple[Records, Records], comparison: Comparison) -> tuple[Group, ...]:
     of_example = _frequency_groups(subject)
-    if of_example is None:
+    if of_example is None or subject.train_counts is None:
         return ()
     of_class = frequency_groups(subject.train_counts)
     moved = _over_seeds(pair[1].correct) - _over_seeds(pair[0].correct)
     return tuple(
         Group(
-            name=GROUP_NAMES[group],
+            name=name,
             num_classes=int((of_class == group).sum()),
             share=float((of_example == group).mean()),
             delta_loss=comparison.by_group[group],
             delta_accuracy=float(np.where(of_example == group, moved, 0.0).mean()),
         )
-        for group in sorted(comparison.by_group)
+        for group, name in enumerate(GROUP_NAMES)
+        if group in comparison.by_group
     )
 
 
@@ -474,22 +499,37 @@ def _choices(
     }
     if subject.is_run:
         return _choices_in_run(subject, losses, fold, window, settings)
-    return tuple(_choice_of_two(goal, values, subject, settings) for goal, values in losses.items())
+    return _choices_of_two(subject, losses, settings)
 
 
-def _choice_of_two(goal: Goal, values: Sequence[np.ndarray], subject: Subject, settings: _Settings) -> Choice:
-    keep = int(best_evaluation(np.array([one.mean() for one in values]), "lowest"))
-    other = 1 - keep
-    regret = _difference(goal, values[keep], values[other], subject, settings)
+def _choices_of_two(
+    subject: Subject, losses: Mapping[Goal, Sequence[np.ndarray]], settings: _Settings
+) -> tuple[Choice, ...]:
     names = subject.names
-    return Choice(
-        goal=goal,
-        score=wording.SCORES[goal],
-        keep=names[keep],
-        as_good=(names[keep],) if regret.low > 0 else names,
-        value=_score(goal, values[keep], subject, settings),
-        regret={names[other]: regret},
+    keep = {
+        goal: int(best_evaluation(np.array([one.mean() for one in values]), "lowest"))
+        for goal, values in losses.items()
+    }
+    regrets = _differences(
+        {(goal, names[1 - keep[goal]]): (losses[goal][keep[goal]], losses[goal][1 - keep[goal]]) for goal in losses},
+        subject,
+        settings,
     )
+    values = _scores({goal: losses[goal][keep[goal]] for goal in losses}, subject, settings)
+    choices = []
+    for goal, best in keep.items():
+        regret = regrets[goal, names[1 - best]]
+        choices.append(
+            Choice(
+                goal=goal,
+                score=wording.SCORES[goal],
+                keep=names[best],
+                as_good=(names[best],) if regret.low > 0 else names,
+                value=values[goal],
+                regret={names[1 - best]: regret},
+            )
+        )
+    return tuple(choices)
 
 
 def _choices_in_run(
@@ -499,19 +539,28 @@ def _choices_in_run(
     window: _Window,
     settings: _Settings,
 ) -> tuple[Choice, ...]:
+    """What each goal chooses, and what that is held against, is judged on examples that had no part in choosing."""
     examples = np.arange(len(fold))
+    stacked = {goal: np.stack(values) for goal, values in losses.items()}  # [checkpoint, seed, example]
     selectors: dict[str, np.ndarray] = {
-        name: _chosen_by_other_folds(np.stack([one.mean(axis=0) for one in losses[goal]]), fold)
-        for goal, name in wording.SELECTORS.items()
+        name: _chosen_by_other_folds(stacked[goal].mean(axis=1), fold) for goal, name in wording.SELECTORS.items()
     }
     selectors["the last checkpoint"] = np.full_like(fold, window.last)
+
+    def picked(goal: Goal, selector: str) -> np.ndarray:
+        return stacked[goal][selectors[selector], :, examples].T
+
+    own = {goal: picked(goal, wording.SELECTORS[goal]) for goal in losses}
+    others = {
+        (goal, name): (own[goal], picked(goal, name))
+        for goal in losses
+        for name in selectors
+        if name not in (wording.SELECTORS[goal], wording.SELECTORS["balanced"])
+    }
+    regrets, values = _differences(others, subject, settings), _scores(own, subject, settings)
     choices = []
-    for goal, values in losses.items():
-        stacked = np.stack(values)  # [checkpoint, seed, example]
-        keep = int(best_evaluation(stacked.mean(axis=(1, 2)), "lowest"))
-        picked = {name: stacked[index, :, examples].T for name, index in selectors.items()}
-        own = wording.SELECTORS[goal]
-        units = stacked[:, 0] if subject.num_seeds is None else stacked.mean(axis=2)
+    for goal, score in stacked.items():
+        units = score[:, 0] if subject.num_seeds is None else score.mean(axis=2)
         if subject.num_seeds is None and subject.clusters is not None:
             units = cluster_values(units.T[None], subject.clusters)[0].T
         adequate = adequate_evaluations(units, "lowest", level=settings.level, seed=settings.seed)
@@ -519,42 +568,47 @@ def _choices_in_run(
             Choice(
                 goal=goal,
                 score=wording.SCORES[goal],
-                keep=subject.names[keep],
+                keep=subject.names[int(best_evaluation(score.mean(axis=(1, 2)), "lowest"))],
                 as_good=tuple(name for name, kept in zip(subject.names, adequate, strict=True) if kept),
-                value=_score(goal, picked[own], subject, settings),
-                regret={
-                    name: _difference(goal, picked[own], other, subject, settings)
-                    for name, other in picked.items()
-                    if name != own and name != wording.SELECTORS["balanced"]
-                },
+                value=values[goal],
+                regret={name: regret for (for_goal, name), regret in regrets.items() if for_goal == goal},
             )
         )
     return tuple(choices)
 
 
-def _difference(goal: Goal, a: np.ndarray, b: np.ndarray, subject: Subject, settings: _Settings) -> Interval:
-    """Mean of b minus mean of a, [seed, example] both, over what the subject samples."""
-    if subject.num_seeds is None and subject.clusters is None and goal == "accuracy":
-        # a t or a percentile of a few discordant examples would be too narrow
-        difference = b[0] - a[0]
-        return bonett_price(
-            int((difference > 0).sum()), int((difference < 0).sum()), len(difference), level=settings.level
-        )
-    if subject.num_seeds is None or subject.same_seeds:
-        return _mean(b - a, subject, settings)
-    if subject.clusters is not None:
-        a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
-    return two_way_difference(a, b, level=settings.level, seed=settings.seed)
+def _differences(
+    pairs: Mapping[tuple[Goal, str], tuple[np.ndarray, np.ndarray]], subject: Subject, settings: _Settings
+) -> dict[tuple[Goal, str], Interval]:
+    """Mean of the second minus mean of the first, [seed, example] both, over what the subject samples."""
+    found: dict[tuple[Goal, str], Interval] = {}
+    if subject.num_seeds is not None and not subject.same_seeds:
+        for key, (a, b) in pairs.items():
+            if subject.clusters is not None:
+                a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
+            found[key] = two_way_difference(a, b, level=settings.level, seed=settings.seed)
+        return found
+    changes = {key: b - a for key, (a, b) in pairs.items()}
+    if subject.num_seeds is None and subject.clusters is None:
+        for key in [key for key in changes if key[0] == "accuracy"]:
+            # a bootstrap of a few discordant examples would be too narrow
+            change = changes.pop(key)[0]
+            worse, better = int((change > 0).sum()), int((change < 0).sum())
+            found[key] = bonett_price(worse, better, len(change), level=settings.level)
+    found |= _means(changes, subject, settings)
+    return {key: found[key] for key in pairs}
 
 
-def _score(goal: Goal, values: np.ndarray, subject: Subject, settings: _Settings) -> Interval:
-    """The value of a score, an accuracy where its complement was measured."""
-    if goal in ("probabilities", "recalibrated"):
-        return _mean(values, subject, settings)
-    if subject.num_seeds is None and subject.clusters is None and goal == "accuracy":
-        return wilson(int((values == 0).sum()), values.size, level=settings.level)
-    error = _mean(values, subject, settings)
-    return Interval(1 - error.estimate, 1 - error.high, 1 - error.low, error.level)
+def _scores(values: Mapping[Goal, np.ndarray], subject: Subject, settings: _Settings) -> dict[Goal, Interval]:
+    """The value of each score, an accuracy where its complement was measured."""
+    found = _means(values, subject, settings)
+    for goal in ("accuracy", "balanced"):
+        error = found[goal]
+        found[goal] = Interval(1 - error.estimate, 1 - error.high, 1 - error.low, error.level)
+    if subject.num_seeds is None and subject.clusters is None:
+        hits = values["accuracy"] == 0
+        found["accuracy"] = wilson(int(hits.sum()), hits.size, level=settings.level)
+    return found
 
 
 def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:

@@ -236,7 +236,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _percent(interval: Interval) -> Interval:
-    return Interval(*(100 * value for value in (interval.estimate, interval.low, interval.high)), interval.level)
+    return Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
 
 
 def _text(value: Interval | float | None) -> str:

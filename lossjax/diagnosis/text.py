@@ -59,6 +59,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
         ]
     )
     yield from _section("Evidence", found.evidence)
+    rows: list[tuple[str, ...]]
     if found.cells is not None:
         yield from ("", "What was right before → after")
         rows = [("", "examples", "of the change in loss (nats)")]
@@ -127,7 +128,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def _short(interval: Interval | None, scale: float = 1.0) -> str:
     if interval is None:
         return ""
-    scaled = Interval(*(scale * value for value in (interval.estimate, interval.low, interval.high)), interval.level)
+    scaled = Interval(scale * interval.estimate, scale * interval.low, scale * interval.high, interval.level)
     return estimate_text(scaled).removesuffix(" (no interval)")
 
 

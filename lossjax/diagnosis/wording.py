@@ -149,7 +149,7 @@ def evidence(story: Story) -> tuple[str, ...]:
         f"a change within ±{flat.loss:g} nats or ±{100 * flat.accuracy:g} points counts as none.",
         f"{percent(found.cell_shares['wrong→right'])} of the examples became right and "
         f"{percent(found.cell_shares['right→wrong'])} wrong"
-        + (f" (McNemar's exact p = {p_text(found.mcnemar)})." if found.mcnemar is not None else "."),
+        + (f" (McNemar's exact p {p_text(found.mcnemar)})." if found.mcnemar is not None else "."),
         _cells_line(story),
     ]
     if story.wrong_confidence is not None:
@@ -297,7 +297,7 @@ def percent(share: float) -> str:
 
 
 def p_text(p: float) -> str:
-    return f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
+    return f"= {p:.2g}" if p >= 1e-4 else "below 0.0001"
 
 
 def _happened(story: Story) -> str:
@@ -465,7 +465,7 @@ def _settling_lines(story: Story) -> list[str]:
         )
         lines.append(f"{units} show a difference in loss of {settling.detectable_loss:.2g} nats with 80 % power.")
     if settling.smallest_p is not None:
-        lines.append(f"The smallest p that an exact test over these seeds can reach is {p_text(settling.smallest_p)}.")
+        lines.append(f"The smallest p that an exact test over these seeds can reach is {settling.smallest_p:.2g}.")
     return lines
 
 

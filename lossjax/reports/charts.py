@@ -143,7 +143,7 @@ def chart(
     drawn = []
     for one in series:
         points = tuple((x_at(x), y_at(y)) for x, y in one.points)
-        whiskers = ()
+        whiskers: tuple[tuple[float, float, float], ...] = ()
         if one.whiskers is not None:
             whiskers = tuple(
                 (point[0], y_at(low), y_at(high))
@@ -171,7 +171,9 @@ def flow(title: str, shares: Mapping[str, float], styles: Mapping[str, str]) -> 
     order = ("right", "wrong")
     before = {name: sum(shares[f"{name}→{other}"] for other in order) for name in order}
     after = {name: sum(shares[f"{other}→{name}"] for other in order) for name in order}
-    nodes, left_top, right_top = [], {}, {}
+    nodes: list[Node] = []
+    left_top: dict[str, float] = {}
+    right_top: dict[str, float] = {}
     for side, totals, tops, x in (("before", before, left_top, left_x), ("after", after, right_top, right_x)):
         y = 10.0
         for name in order:

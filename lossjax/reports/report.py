@@ -91,8 +91,8 @@ def write_report(
     ``figures`` are (file name relative to the directory, caption). A number without bounds shows in their place the
     note that begins with its name and a colon; a verdict without bounds shows its own note.
     """
-    reasons = _reasons(findings)
-    used = {f"{name}: {reason}" for name, reason in reasons.items()}
+    missing = reasons(findings)
+    used = {f"{name}: {reason}" for name, reason in missing.items()}
     sections = [f"# {_escape(experiment_name)}", _escape(question)]
     if findings.verdicts:
         sections += ["## Verdicts", _verdict_table(findings.verdicts), *_rules(findings.verdicts)]
@@ -104,7 +104,7 @@ def write_report(
         sections += ["## Figures", *embedded]
     if findings.numbers:
         rows = [
-            (name, estimate_text(number, reasons.get(name, _NO_REASON))) for name, number in findings.numbers.items()
+            (name, estimate_text(number, missing.get(name, _NO_REASON))) for name, number in findings.numbers.items()
         ]
         sections += ["## Numbers", _table(("number", "estimate"), rows)]
     notes = [note for note in findings.notes if note not in used]
@@ -129,18 +129,24 @@ def ledger(results_dir: str | os.PathLike[str]) -> str:
 
     Folders of smoke runs (``<experiment>-smoke``) are left out: their verdicts are of no size that says anything.
     """
-    folders = sorted(
-        path.parent for path in Path(results_dir).glob("*/summary.json") if not path.parent.name.endswith("-smoke")
-    )
-    if not folders:
-        raise FileNotFoundError(f"no <experiment>/summary.json in {results_dir}; run an experiment first")
+    folders = experiment_folders(results_dir)
     entries = [(folder.name, verdict) for folder in folders for verdict in read_findings(folder).verdicts]
-    entries.sort(key=lambda entry: _by_number(entry[1].claim))  # stable: experiments and places keep their order
+    entries.sort(key=lambda entry: by_number(entry[1].claim))  # stable: experiments and places keep their order
     rows = [
         (v.claim, name, v.where, v.contrast, _with_reason(v), str(v.num_seeds), f"**{v.outcome}**")
         for name, v in entries
     ]
     return _table(_LEDGER_COLUMNS, rows) + "\n"
+
+
+def experiment_folders(results_dir: str | os.PathLike[str]) -> list[Path]:
+    """The folders of finished experiments, in the order of their names; FileNotFoundError where there are none."""
+    folders = sorted(
+        path.parent for path in Path(results_dir).glob("*/summary.json") if not path.parent.name.endswith("-smoke")
+    )
+    if not folders:
+        raise FileNotFoundError(f"no <experiment>/summary.json in {results_dir}; run an experiment first")
+    return folders
 
 
 def estimate_text(interval: Interval, reason: str = "") -> str:
@@ -208,7 +214,7 @@ def _rules(verdicts: Sequence[Verdict]) -> list[str]:
     return sections
 
 
-def _reasons(findings: Findings) -> dict[str, str]:
+def reasons(findings: Findings) -> dict[str, str]:
     """Why a number has no interval: number → the rest of the note that begins with its name and a colon."""
     without = [name for name, number in findings.numbers.items() if math.isnan(number.low) or math.isnan(number.high)]
     return {
@@ -263,7 +269,7 @@ def _escape(text: str) -> str:
     )
 
 
-def _by_number(claim: str) -> list[tuple[int, str]]:
+def by_number(claim: str) -> list[tuple[int, str]]:
     """C2 before C10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", claim)]
 
