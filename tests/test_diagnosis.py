@@ -11,6 +11,7 @@ import lossjax as lj
 from lossjax.analysis.calibration import assign_folds
 from lossjax.analysis.comparison import compare
 from lossjax.diagnosis import examine
+from lossjax.diagnosis.page import to_page
 from lossjax.diagnosis.text import to_text
 
 
@@ -70,7 +71,7 @@ def test_cells_groups_and_parts_add_up():
     assert sum(change.change.estimate for change in found.cells.values()) == pytest.approx(total)
     assert sum(change.share for change in found.cells.values()) == pytest.approx(1)
     assert sum(group.delta_loss.estimate for group in found.groups) == pytest.approx(total)
-    assert sum(group.delta_accuracy for group in found.groups) == pytest.approx(found.delta_accuracy.estimate)
+    assert sum(group.delta_accuracy.estimate for group in found.groups) == pytest.approx(found.delta_accuracy.estimate)
     assert found.delta_refinement.estimate + found.delta_calibration.estimate == pytest.approx(total)
     changes = [abs(example.change) for example in found.examples]
     assert len(changes) == 20
@@ -106,6 +107,52 @@ def test_scale_alone_never_moves_accuracy(before, after, regime, words):
     found = lj.diagnose(before * truth, after * truth, labels)
     assert found.regime_detail == regime
     assert words in found.verdict
+
+
+def awkward():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    logits = rng.normal(size=(60, 3))
+    masked = np.where(np.arange(3) == 2, np.finfo(np.float32).min, logits)
+    certain = 1000 * np.eye(3)[labels]
+    nothing = np.zeros((60, 3))
+    return {
+        "the same": (logits, logits, labels, {}),
+        "no opinion": (nothing, logits, labels, {}),
+        "no opinion twice": (nothing, nothing, labels, {}),
+        "certain and right": (certain, 2 * certain, labels, {}),
+        "masked classes": (masked, logits, labels, {}),
+        "huge": (1e99 * logits, logits, labels, {}),
+        "five examples": (logits[:5], logits[5:10], labels[:5], {}),
+        "one class only": (logits, 2 * logits, 0 * labels, {"train_counts": [5, 0, 1]}),
+        "two clusters": (logits, 2 * logits, labels, {"clusters": np.arange(60) % 2}),
+        "whole numbers": ((9 * logits).astype(int), (3 * logits).astype(int), labels, {}),
+        "half precision": (logits.astype(np.float16), logits.astype(np.float16)[:, ::-1], labels, {}),
+        "clustered seeds": (
+            np.stack([logits, 2 * logits, 3 * logits]),
+            np.stack([logits + 0.1, 2 * logits]),
+            labels,
+            {"clusters": np.arange(60) // 2, "train_counts": [3, 2, 1]},
+        ),
+    }
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", awkward())
+def test_awkward_models_have_an_answer_in_every_form(name):
+    before, after, labels, more = awkward()[name]
+    found = lj.diagnose(before, after, labels, **more)
+    assert found.verdict in to_page(found, name).replace("&#39;", "'")
+    assert finite(json.loads(found.to_json()))
+    assert all(len(line) < 140 for line in to_text(found).splitlines())
+
+
+def test_what_is_flat_is_not_called_undecided():
+    truth, labels = teacher(60)
+    found = lj.diagnose(truth, truth, labels)
+    assert found.regime_detail == "N-u"  # 60 examples cannot show that accuracy is unchanged
+    assert found.verdict.startswith("The loss stayed within ±0.005 nats (0 [0, 0] nats), and whether accuracy changed")
+    assert found.regime_name == "undecided: whether accuracy moved cannot be told"
 
 
 def test_better_and_worse():
@@ -288,3 +335,24 @@ def test_wrong_arguments(call, message):
     logits, labels = teacher(20)
     with pytest.raises(ValueError, match=message):
         call(logits, labels)
+
+
+def test_accuracy_bought_for_frequent_classes_is_seen():
+    """The second model prefers class 0, of which there are most training examples: the head gains, the tail loses."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(4000, 4)) + np.array([1.5, 0.5, 0, 0])
+    labels = (truth + rng.gumbel(size=truth.shape)).argmax(axis=1)
+    found = lj.diagnose(truth - np.array([2.0, 0, 0, 0]), truth + np.array([1.0, 0, 0, 0]), labels,
+                        train_counts=np.array([100, 60, 40, 30]))  # fmt: skip
+    groups = {group.name: group for group in found.groups}
+    assert groups["head"].delta_accuracy.low > 0
+    assert groups["tail"].delta_accuracy.high < 0
+    assert any("class prior" in step.action for step in found.next_steps)
+    # the mean over classes of the share that is right, of both models
+    balanced = next(choice for choice in found.choices if choice.goal == "balanced")
+    values = {"before": balanced.value.estimate, "after": balanced.value.estimate}
+    for name, regret in balanced.regret.items():
+        values[name] -= regret.estimate
+    for name, shift in (("before", -2.0), ("after", 1.0)):
+        right = (truth + np.array([shift, 0, 0, 0])).argmax(axis=1) == labels
+        assert values[name] == pytest.approx(np.mean([right[labels == k].mean() for k in range(4)]))

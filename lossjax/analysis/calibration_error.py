@@ -140,10 +140,13 @@ def confidence_error(
     bins: int = 15,
     scheme: Scheme = "width",
     debias: bool = False,
-    level: float = 0.95,
+    level: float | None = 0.95,
     seed: int = 0,
 ) -> CalibrationError:
-    """``ece`` from confidences and correctness, where they are known already."""
+    """``ece`` from confidences and correctness, where they are known already.
+
+    With ``level`` None the estimate has no interval, which takes most of the time; the null mean and the p-value stay.
+    """
     bin_of = _bins(confidence, bins, scheme)
     gaps = correct - confidence  # [example]
     sizes = np.bincount(bin_of, minlength=bins)
@@ -170,13 +173,18 @@ def confidence_error(
     p_value = (1 + np.sum(null >= estimate - 1e-12)) / (1 + NULL_DRAWS)
 
     mean_gap = sums / np.maximum(sizes, 1)
+    around = Interval(0.0, np.nan, np.nan)
     # what one more example like this one would change: the derivative of |gap|, or of its square, in each bin
     slope = 2 * mean_gap if debias else np.sign(mean_gap)
     influence = slope[bin_of] * gaps - ((mean_gap**2)[bin_of] if debias else 0.0)
-    around = mean_interval(influence, level=level, seed=seed)
+    if level is not None:
+        around = mean_interval(influence, level=level, seed=seed)
     return CalibrationError(
         estimate=Interval(
-            estimate, estimate + (around.low - around.estimate), estimate + (around.high - around.estimate), level
+            estimate,
+            estimate + (around.low - around.estimate),
+            estimate + (around.high - around.estimate),
+            around.level,
         ),
         null_mean=float(null.mean()),
         p_value=float(p_value),

@@ -64,7 +64,7 @@ class Group:
     num_classes: int
     share: float  # of the examples
     delta_loss: Interval
-    delta_accuracy: float
+    delta_accuracy: Interval
 
 
 @dataclasses.dataclass(frozen=True)

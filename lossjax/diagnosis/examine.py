@@ -24,7 +24,7 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
 from lossjax.analysis.proportions import bonett_price, wilson
 from lossjax.analysis.regimes import FLAT, Flat, observed_windows
-from lossjax.analysis.resampling import mean_intervals, two_way_difference, two_way_interval
+from lossjax.analysis.resampling import mean_interval, mean_intervals, two_way_difference, two_way_interval
 from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
 from lossjax.diagnosis import wording
 from lossjax.diagnosis.answer import (
@@ -110,7 +110,8 @@ def examine(
         subject, measured, pair = subject.reversed(), measured[::-1], pair[::-1]
         comparison = _compare(subject, pair, True, settings)
     models = _models(subject, measured, window, settings)
-    groups = _groups(subject, pair, comparison)
+    scope = comparison.scope + ("; clusters resampled whole" if subject.clusters is not None else "")
+    groups = _groups(subject, pair, comparison, settings)
     choices = _choices(subject, measured, fold, window, settings)
     timing = _timing(subject, choices) if subject.is_run else None
     settling = _settling(subject, comparison, pair, level)
@@ -137,7 +138,7 @@ def examine(
         regime_detail=comparison.refinement,
         regime_name=wording.regime_name(comparison.refinement, wording.undecided(story)),
         evidence=wording.evidence(story),
-        scope=comparison.scope + ("; clusters resampled whole" if subject.clusters is not None else ""),
+        scope=scope,
         before=models[0],
         after=models[1],
         delta_loss=comparison.delta_loss,
@@ -160,7 +161,12 @@ def examine(
         next_steps=wording.next_steps(story),
         path=_path(subject, measured),
         reliability=_reliability(subject, measured, fold, window, level),
-        notes=(*subject.notes, *window.notes, *wording.cautions(story)),
+        notes=(
+            *subject.notes,
+            *window.notes,
+            f"Intervals are of {100 * level:g} % and generalise over {scope}.",
+            *wording.cautions(story),
+        ),
         settings={
             "level": level,
             "seed": seed,
@@ -229,7 +235,7 @@ def examine_curve(curve: Curve, *, num_examples: int | None = None, flat: Flat =
         regime_detail=detail,
         regime_name=wording.regime_name(detail),
         evidence=wording.curve_evidence(story),
-        scope="this curve; neither the choice of examples nor the seed is in any interval",
+        scope="this curve: neither other examples nor other seeds",
         before=before,
         after=after,
         delta_loss=delta_loss,
@@ -380,7 +386,7 @@ def _models(
     models = []
     for index in shown:
         one = measured[index]
-        error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, seed=settings.seed)
+        error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, level=None, seed=settings.seed)
         hits = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
         models.append(
             Model(
@@ -425,23 +431,36 @@ def _frequency_groups(subject: Subject) -> np.ndarray | None:
     return None if subject.train_counts is None else frequency_groups(subject.train_counts)[subject.labels]
 
 
-def _groups(subject: Subject, pair: tuple[Records, Records], comparison: Comparison) -> tuple[Group, ...]:
+def _groups(
+    subject: Subject, pair: tuple[Records, Records], comparison: Comparison, settings: _Settings
+) -> tuple[Group, ...]:
     of_example = _frequency_groups(subject)
     if of_example is None or subject.train_counts is None:
         return ()
     of_class = frequency_groups(subject.train_counts)
     moved = _over_seeds(pair[1].correct) - _over_seeds(pair[0].correct)
-    return tuple(
-        Group(
-            name=name,
-            num_classes=int((of_class == group).sum()),
-            share=float((of_example == group).mean()),
-            delta_loss=comparison.by_group[group],
-            delta_accuracy=float(np.where(of_example == group, moved, 0.0).mean()),
+    groups = []
+    for group, name in enumerate(GROUP_NAMES):
+        if group not in comparison.by_group:
+            continue
+        within = np.where(of_example == group, moved, 0.0)
+        if subject.num_seeds is None and subject.clusters is None:
+            gained, lost = int((within > 0).sum()), int((within < 0).sum())
+            change = bonett_price(gained, lost, len(within), level=settings.level)
+        elif subject.num_seeds is None:
+            change = mean_interval(within, clusters=subject.clusters, level=settings.level, seed=settings.seed)
+        else:  # over these seeds only, so without bounds
+            change = Interval(float(within.mean()), math.nan, math.nan, settings.level)
+        groups.append(
+            Group(
+                name=name,
+                num_classes=int((of_class == group).sum()),
+                share=float((of_example == group).mean()),
+                delta_loss=comparison.by_group[group],
+                delta_accuracy=change,
+            )
         )
-        for group, name in enumerate(GROUP_NAMES)
-        if group in comparison.by_group
-    )
+    return tuple(groups)
 
 
 def _over_seeds(values: Float[np.ndarray, "*seed example"]) -> Float[np.ndarray, " example"]:
@@ -510,12 +529,12 @@ def _choices_of_two(
         goal: int(best_evaluation(np.array([one.mean() for one in values]), "lowest"))
         for goal, values in losses.items()
     }
-    regrets = _differences(
-        {(goal, names[1 - keep[goal]]): (losses[goal][keep[goal]], losses[goal][1 - keep[goal]]) for goal in losses},
+    values, regrets = _judged(
+        {goal: losses[goal][best] for goal, best in keep.items()},
+        {(goal, names[1 - best]): losses[goal][1 - best] for goal, best in keep.items()},
         subject,
         settings,
     )
-    values = _scores({goal: losses[goal][keep[goal]] for goal in losses}, subject, settings)
     choices = []
     for goal, best in keep.items():
         regret = regrets[goal, names[1 - best]]
@@ -552,12 +571,12 @@ def _choices_in_run(
 
     own = {goal: picked(goal, wording.SELECTORS[goal]) for goal in losses}
     others = {
-        (goal, name): (own[goal], picked(goal, name))
+        (goal, name): picked(goal, name)
         for goal in losses
         for name in selectors
         if name not in (wording.SELECTORS[goal], wording.SELECTORS["balanced"])
     }
-    regrets, values = _differences(others, subject, settings), _scores(own, subject, settings)
+    values, regrets = _judged(own, others, subject, settings)
     choices = []
     for goal, score in stacked.items():
         units = score[:, 0] if subject.num_seeds is None else score.mean(axis=2)
@@ -577,38 +596,43 @@ def _choices_in_run(
     return tuple(choices)
 
 
-def _differences(
-    pairs: Mapping[tuple[Goal, str], tuple[np.ndarray, np.ndarray]], subject: Subject, settings: _Settings
-) -> dict[tuple[Goal, str], Interval]:
-    """Mean of the second minus mean of the first, [seed, example] both, over what the subject samples."""
-    found: dict[tuple[Goal, str], Interval] = {}
-    if subject.num_seeds is not None and not subject.same_seeds:
-        for key, (a, b) in pairs.items():
+def _judged(
+    own: Mapping[Goal, np.ndarray],
+    others: Mapping[tuple[Goal, str], np.ndarray],
+    subject: Subject,
+    settings: _Settings,
+) -> tuple[dict[Goal, Interval], dict[tuple[Goal, str], Interval]]:
+    """The value of each goal's own choice, and what the others cost instead, over what the subject samples.
+
+    Scores are [seed, example], less being better; the values of accuracies are given as accuracies.
+    """
+    values: dict[Goal, Interval] = {}
+    regrets: dict[tuple[Goal, str], Interval] = {}
+    columns: dict[tuple[Goal, str], np.ndarray] = {(goal, ""): score for goal, score in own.items()}
+    exact = subject.num_seeds is None and subject.clusters is None
+    for (goal, name), score in others.items():
+        if subject.num_seeds is not None and not subject.same_seeds:
+            a, b = own[goal], score
             if subject.clusters is not None:
                 a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
-            found[key] = two_way_difference(a, b, level=settings.level, seed=settings.seed)
-        return found
-    changes = {key: b - a for key, (a, b) in pairs.items()}
-    if subject.num_seeds is None and subject.clusters is None:
-        for key in [key for key in changes if key[0] == "accuracy"]:
+            regrets[goal, name] = two_way_difference(a, b, level=settings.level, seed=settings.seed)
+        elif exact and goal == "accuracy":
             # a bootstrap of a few discordant examples would be too narrow
-            change = changes.pop(key)[0]
+            change = (score - own[goal])[0]
             worse, better = int((change > 0).sum()), int((change < 0).sum())
-            found[key] = bonett_price(worse, better, len(change), level=settings.level)
-    found |= _means(changes, subject, settings)
-    return {key: found[key] for key in pairs}
-
-
-def _scores(values: Mapping[Goal, np.ndarray], subject: Subject, settings: _Settings) -> dict[Goal, Interval]:
-    """The value of each score, an accuracy where its complement was measured."""
-    found = _means(values, subject, settings)
-    for goal in ("accuracy", "balanced"):
-        error = found[goal]
-        found[goal] = Interval(1 - error.estimate, 1 - error.high, 1 - error.low, error.level)
-    if subject.num_seeds is None and subject.clusters is None:
-        hits = values["accuracy"] == 0
-        found["accuracy"] = wilson(int(hits.sum()), hits.size, level=settings.level)
-    return found
+            regrets[goal, name] = bonett_price(worse, better, len(change), level=settings.level)
+        else:
+            columns[goal, name] = score - own[goal]
+    means = _means(columns, subject, settings)
+    for goal, score in own.items():
+        found = means.pop((goal, ""))
+        if goal in ("accuracy", "balanced"):
+            found = Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level)
+        if exact and goal == "accuracy":
+            found = wilson(int((score == 0).sum()), score.size, level=settings.level)
+        values[goal] = found
+    regrets |= means
+    return values, {key: regrets[key] for key in others}
 
 
 def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from lossjax import __version__
 from lossjax.analysis.interval import Interval
 from lossjax.diagnosis.answer import GOALS, Diagnosis
-from lossjax.diagnosis.wording import cost, nats, percent, points
+from lossjax.diagnosis.wording import cost, nats, percent, points, shown
 from lossjax.reports import charts
 from lossjax.reports.page import render
-from lossjax.reports.report import estimate_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _numbers(found: Diagnosis) -> Table:
     level = found.settings.get("level", 0.95)
     known = [row for row in rows if row[1] is not None or row[2] is not None]
     return Table(
-        f"With {100 * level:g} % intervals" if found.kind != "curve" else "Of the curve, without intervals",
+        f"With {100 * level:g} % intervals" if found.kind != "curve" else "Of the curve",
         ("", before.name, after.name, "change"),
         tuple((name, *(_text(value) for value in values)) for name, *values in known),
     )
@@ -96,18 +95,17 @@ def _path(found: Diagnosis) -> dict[str, object]:
         accuracy = [charts.Series("accuracy", "before", [(s, p.accuracy) for s, p in zip(steps, path, strict=True)])]
         drawn.append(charts.chart("Loss along the run", losses, x_label=unit, y_label="loss (nats)"))
         drawn.append(charts.chart("Accuracy along the run", accuracy, x_label=unit, y_label="accuracy"))
-    rows = tuple(
-        (
-            p.name,
-            f"{p.loss:.4g}",
-            percent(p.accuracy),
-            "" if p.refinement is None else f"{p.refinement:.4g}",
-            "" if p.temperature is None else f"{p.temperature:.3g}",
-        )
-        for p in path
-    )
     header = ("", "loss", "accuracy", "loss at best T", "T")
-    return {"charts": drawn, "table": Table("All checkpoints", header, rows)}
+    rows = [(p.name, f"{p.loss:.4g}", percent(p.accuracy), _text(p.refinement), _text(p.temperature)) for p in path]
+    known = [column for column in range(len(header)) if any(row[column] for row in rows)]
+    return {
+        "charts": drawn,
+        "table": Table(
+            "All checkpoints",
+            tuple(header[column] for column in known),
+            tuple(tuple(row[column] for column in known) for row in rows),
+        ),
+    }
 
 
 def _points_named(found: Diagnosis, name: str) -> list[tuple[float, float]]:
@@ -171,7 +169,7 @@ def _groups(found: Diagnosis) -> dict[str, object] | None:
             str(group.num_classes),
             percent(group.share),
             _text(group.delta_loss),
-            f"{100 * group.delta_accuracy:+.2f}",
+            _text(_percent(group.delta_accuracy)),
         )
         for group in found.groups
     )
@@ -242,4 +240,4 @@ def _percent(interval: Interval) -> Interval:
 def _text(value: Interval | float | None) -> str:
     if value is None:
         return ""
-    return estimate_text(value).removesuffix(" (no interval)") if isinstance(value, Interval) else f"{value:.3g}"
+    return shown(value) if isinstance(value, Interval) else f"{value:.3g}"

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from lossjax.analysis.interval import Interval
 from lossjax.diagnosis.answer import GOALS, Diagnosis
-from lossjax.diagnosis.wording import cost, percent
-from lossjax.reports.report import estimate_text
+from lossjax.diagnosis.wording import cost, percent, shown
 
 WIDTH = 100
 SHOWN_EXAMPLES = 5
@@ -69,7 +68,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
         yield from ("", "By training frequency of the class")
         rows = [("", "classes", "examples", "change in loss (nats)", "change in accuracy (points)")]
         rows += [
-            (g.name, str(g.num_classes), percent(g.share), _short(g.delta_loss), f"{100 * g.delta_accuracy:+.2f}")
+            (g.name, str(g.num_classes), percent(g.share), _short(g.delta_loss), _short(g.delta_accuracy, 100))
             for g in found.groups
         ]
         yield from _table(rows)
@@ -104,7 +103,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
         ]
         yield from _table(rows)
     yield from _section("What to try next", [f"{step.action} {step.because}" for step in found.next_steps])
-    yield from _section("Notes", [*found.notes, f"Intervals generalise over {found.scope}."])
+    yield from _section("Notes", found.notes)
 
 
 def _section(title: str, items: Sequence[str]) -> Iterator[str]:
@@ -119,17 +118,17 @@ def _wrapped(text: str, indent: str = "") -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    kept = [row for row in rows if any(row[1:])]
-    widths = [max(len(row[column]) for row in kept) for column in range(len(kept[0]))]
+    """Rows under one of names, without rows and columns that hold nothing."""
+    kept = [rows[0], *(row for row in rows[1:] if any(row[1:]))]
+    columns = [column for column in range(len(rows[0])) if any(row[column] for row in kept[1:])]
+    kept = [[row[column] for column in columns] for row in kept]
+    widths = [max(len(row[column]) for row in kept) for column in range(len(columns))]
     for row in kept:
         yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _short(interval: Interval | None, scale: float = 1.0) -> str:
-    if interval is None:
-        return ""
-    scaled = Interval(scale * interval.estimate, scale * interval.low, scale * interval.high, interval.level)
-    return estimate_text(scaled).removesuffix(" (no interval)")
+    return "" if interval is None else shown(interval, scale)
 
 
 def _number(value: float | None) -> str:

@@ -270,16 +270,23 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
 # In sentences --------------------------------------------------------------------------------------------------------
 
 
+def shown(interval: Interval, scale: float = 1.0) -> str:
+    """The numbers of an interval, times a scale; its level is said once for all; without bounds, one number."""
+    values = [scale * value for value in (interval.estimate, interval.low, interval.high)]
+    values = [0.0 if abs(value) < 1e-12 else value for value in values]  # rounding in sums of many
+    if max(abs(value) for value in values if not math.isnan(value)) >= 1e6:  # masked classes, for example
+        estimate, low, high = (f"{value:.3g}" for value in values)
+        return estimate if math.isnan(values[1]) else f"{estimate} [{low}, {high}]"
+    return estimate_text(Interval(*values)).removesuffix(" (no interval)")
+
+
 def nats(interval: Interval | None) -> str:
-    return (
-        "not known" if interval is None else f"{estimate_text(interval)} nats".replace(" (no interval) nats", " nats")
-    )
+    return "not known" if interval is None else f"{shown(interval)} nats"
 
 
 def points(interval: Interval) -> str:
     """An accuracy or its difference, in percentage points."""
-    scaled = Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high, interval.level)
-    return f"{estimate_text(scaled)} points".replace(" (no interval) points", " points")
+    return f"{shown(interval, 100)} points"
 
 
 def cost(choice: Choice, regret: Interval) -> str:
@@ -302,37 +309,39 @@ def p_text(p: float) -> str:
 
 def _happened(story: Story) -> str:
     """How both moved, and through which cells."""
-    detail, window = story.comparison.refinement, ""
-    if story.named:
-        window = f"From {story.before.name} to {story.after.name}, "
+    window = f"From {story.before.name} to {story.after.name}, " if story.named else ""
     loss, accuracy = _moved_loss(story), _moved_accuracy(story)
-    if detail == "N-e":
+    if story.comparison.refinement == "N-e":
         return _capital(
-            f"{window}neither loss nor accuracy changed by as much as ±{story.flat.loss:g} nats and "
-            f"±{100 * story.flat.accuracy:g} points: ΔL is {nats(story.loss)}, ΔA {points(story.accuracy)}."
+            f"{window}neither loss nor accuracy changed by as much as {story.flat.loss:g} nats and "
+            f"{100 * story.flat.accuracy:g} points: ΔL is {nats(story.loss)}, ΔA {points(story.accuracy)}."
         )
-    if not story.loss.excludes(0.0) and not story.accuracy.excludes(0.0):
+    if len(undecided(story)) == 2:
         return _capital(f"{window}undecided: {loss}, and {accuracy}.")
     joint = "while" if story.comparison.regime in ("P", "O", "K", "S") else "and"
-    cause = _cause(story)
+    cause = "" if _is_flat_or_open(story) else _cause(story)
     return _capital(f"{window}{loss}{f', mostly because {cause}' if cause else ''}, {joint} {accuracy}.")
 
 
+def _is_flat_or_open(story: Story) -> bool:
+    return story.comparison.flat_delta_loss <= story.flat.loss or not story.loss.excludes(0.0)
+
+
 def _moved_loss(story: Story) -> str:
-    loss = story.loss
+    loss, delta = story.loss, story.flat.loss
+    if story.comparison.flat_delta_loss <= delta:
+        return f"the loss stayed within ±{delta:g} nats ({nats(loss)})"
     if loss.low > 0:
-        text = f"the loss rose by {nats(loss)}"
-    elif loss.high < 0:
-        text = f"the loss fell by {nats(_minus(loss))}"
-    else:
-        return f"whether the loss changed cannot be told from these examples ({nats(loss)})"
-    return text + (", which counts as flat" if story.comparison.refinement == "N-m" else "")
+        return f"the loss rose by {nats(loss)}"
+    if loss.high < 0:
+        return f"the loss fell by {nats(_minus(loss))}"
+    return f"whether the loss changed cannot be told from these examples ({nats(loss)})"
 
 
 def _moved_accuracy(story: Story) -> str:
-    accuracy, letter = story.accuracy, story.comparison.refinement
-    if letter in ("O0", "K0", "P", "P-c", "P-r", "N-e"):
-        return f"accuracy stayed within ±{100 * story.flat.accuracy:g} points ({points(accuracy)})"
+    accuracy, delta = story.accuracy, story.flat.accuracy
+    if story.comparison.flat_delta_accuracy <= delta:
+        return f"accuracy stayed within ±{100 * delta:g} points ({points(accuracy)})"
     if accuracy.low > 0:
         return f"accuracy rose by {points(accuracy)}"
     if accuracy.high < 0:
@@ -366,7 +375,7 @@ def _repair(story: Story) -> str:
     """What a temperature does about a rise of the loss."""
     found, after = story.comparison, story.after
     gain = _gain(after)
-    if not story.loss.low > 0 or found.refinement == "N-m" or gain is None or after.temperature is None:
+    if not story.loss.low > 0 or _is_flat_or_open(story) or gain is None or after.temperature is None:
         return ""
     if gain.low <= 0:
         return f"Dividing the logits of {story.later} by one temperature recovers none of it for sure ({nats(gain)})."
@@ -481,26 +490,25 @@ def _group_steps(story: Story) -> list[NextStep]:
     """Prior adjustment and data for rare classes, where groups say so."""
     steps, groups = [], {group.name: group for group in story.groups}
     head, tail = groups.get("head"), groups.get("tail")
-    if head is not None and tail is not None and head.delta_accuracy > 0 > tail.delta_accuracy:
+    if head is not None and tail is not None and head.delta_accuracy.low > 0 and tail.delta_accuracy.high < 0:
         steps.append(
             NextStep(
-                "Adjust the logits for the class prior (subtract a multiple of log training share), or choose "
-                "by balanced "
-                "accuracy.",
-                f"The head gained {100 * head.delta_accuracy:.2g} points of accuracy and the tail lost "
-                f"{100 * -tail.delta_accuracy:.2g}.",
+                "Adjust the logits for the class prior (subtract a multiple of the log of each class's training share) "
+                "or choose by balanced accuracy.",
+                f"The head's part of the change in accuracy is {points(head.delta_accuracy)} and the tail's "
+                f"{points(tail.delta_accuracy)}.",
             )
         )
     worst = max(story.groups, key=lambda group: group.delta_loss.estimate, default=None)
-    if worst is not None and story.loss.low > 0 and worst.delta_loss.estimate > 0.5 * story.loss.estimate:
-        part = worst.delta_loss.estimate / story.loss.estimate
-        if part > 1.25 * worst.share:
-            steps.append(
-                NextStep(
-                    f"Get more examples of the {worst.num_classes} classes in the {worst.name}, or weight them.",
-                    f"They are {percent(worst.share)} of the examples and carry {100 * part:.0f} % of the rise.",
-                )
+    # more than its share of the examples, by more than the interval
+    if worst is not None and story.loss.low > 0 and worst.delta_loss.low > worst.share * story.loss.estimate:
+        steps.append(
+            NextStep(
+                f"Get more examples of the {worst.num_classes} classes in the {worst.name}, or weight them.",
+                f"They are {percent(worst.share)} of the examples and carry "
+                f"{100 * worst.delta_loss.estimate / story.loss.estimate:.0f} % of the rise.",
             )
+        )
     return steps
 
 
@@ -512,6 +520,8 @@ def _rounded(number: float) -> str:
     """Two significant digits, upwards: 12,345 → 13,000."""
     if number <= 0 or not math.isfinite(number):
         return "0"
+    if number >= 1e12:
+        return f"{number:.1e}"
     scale = 10 ** max(math.floor(math.log10(number)) - 1, 0)
     return f"{math.ceil(number / scale) * scale:,}"
 
@@ -549,9 +559,8 @@ class CurveStory:
 
 
 def curve_verdict(story: CurveStory) -> str:
-    loss = f"the loss {_went(story.delta_loss, story.flat.loss, f'{abs(story.delta_loss):.3g} nats')}"
-    size = f"{100 * abs(story.delta_accuracy):.2g} points"
-    accuracy = f"accuracy {_went(story.delta_accuracy, story.flat.accuracy, size)}"
+    loss = f"the loss {_went(story.delta_loss, story.flat.loss, 'nats')}"
+    accuracy = f"accuracy {_went(100 * story.delta_accuracy, 100 * story.flat.accuracy, 'points')}"
     happened = f"From {story.before.name} to {story.after.name}, {loss} and {accuracy}."
     why = {
         UNTOLD: (
@@ -581,8 +590,7 @@ def curve_evidence(story: CurveStory) -> tuple[str, ...]:
     lines = [
         f"The loss is lowest at {timing.lowest_loss} ({min(curve.loss):.4g} nats) and {curve.loss[-1]:.4g} at the end.",
         f"Accuracy is highest at {timing.highest_accuracy} ({percent(max(curve.accuracy))}) and "
-        f"{percent(curve.accuracy[-1])} at the end, {abs(timing.lag):g} {timing.unit} "
-        f"{'after' if timing.lag >= 0 else 'before'} the lowest loss.",
+        f"{percent(curve.accuracy[-1])} at the end, {_apart(timing)}.",
     ]
     if story.num_examples is not None:
         low, high = story.after.accuracy.low, story.after.accuracy.high
@@ -610,7 +618,13 @@ def curve_next_steps(story: CurveStory) -> tuple[NextStep, ...]:
     return tuple(steps)
 
 
-def _went(change: float, delta: float, size: str) -> str:
+def _apart(timing: Timing) -> str:
+    if timing.lag == 0:
+        return "where the loss is lowest"
+    return f"{abs(timing.lag):g} {timing.unit} {'after' if timing.lag > 0 else 'before'} the lowest loss"
+
+
+def _went(change: float, delta: float, unit: str) -> str:
     if abs(change) <= delta:
-        return f"stayed within ±{delta:g}" if delta < 1 else "stayed"
-    return f"{'rose' if change > 0 else 'fell'} by {size}"
+        return f"stayed within ±{delta:g} {unit}"
+    return f"{'rose' if change > 0 else 'fell'} by {abs(change):.3g} {unit}"

@@ -13,8 +13,6 @@ from typing import Any
 
 import jinja2
 
-from lossjax.reports.report import estimate_text
-
 
 def render(template: str, **content: Any) -> str:
     """The page of a template in ``templates/``; a name that it lacks is an error."""
@@ -27,7 +25,7 @@ def render(template: str, **content: Any) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("lossjax.reports", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -35,5 +33,3 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["interval"] = lambda value: estimate_text(value).removesuffix(" (no interval)")
-    return environment
