@@ -152,6 +152,8 @@ def evidence(story: Story) -> tuple[str, ...]:
         + (f" (McNemar's exact p {p_text(found.mcnemar)})." if found.mcnemar is not None else "."),
         _cells_line(story),
     ]
+    if story.timing is not None:
+        lines.append(_timing_line(story.timing))
     if story.wrong_confidence is not None:
         before, after = story.wrong_confidence
         lines.append(f"Where both are wrong, mean confidence went from {before:.3g} to {after:.3g}.")
@@ -433,6 +435,20 @@ def _cells_line(story: Story) -> str:
     return f"By what was right before and after, the loss changed by {', '.join(parts)} nats."
 
 
+def _timing_line(timing: Timing) -> str:
+    """When to have stopped: the best evaluations, and what cannot be told from them."""
+    parts = []
+    for what, best, adequate in (
+        ("The loss is lowest", timing.lowest_loss, timing.lowest_loss_set),
+        ("accuracy is highest", timing.highest_accuracy, timing.highest_accuracy_set),
+    ):
+        others = [name for name in adequate if name != best]
+        tail = f" (not resolved from {others[0]}" if others else " (resolved from all others"
+        tail += f" … {others[-1]}, {len(others)} in all)" if len(others) > 1 else ")"
+        parts.append(f"{what} at {best}{tail}")
+    return f"{parts[0]}; {parts[1]}, {_apart(timing)}."
+
+
 def _influence_line(story: Story) -> str:
     found = story.comparison.influence
     if math.isnan(found.effective_count):
@@ -620,7 +636,7 @@ def curve_next_steps(story: CurveStory) -> tuple[NextStep, ...]:
 
 def _apart(timing: Timing) -> str:
     if timing.lag == 0:
-        return "where the loss is lowest"
+        return "at the same time"
     return f"{abs(timing.lag):g} {timing.unit} {'after' if timing.lag > 0 else 'before'} the lowest loss"
 
 
