@@ -10,7 +10,7 @@ import pytest
 import lossjax as lj
 from lossjax.analysis.calibration import assign_folds
 from lossjax.analysis.comparison import compare
-from lossjax.diagnosis import examine
+from lossjax.diagnosis.measured import chosen_by_other_folds
 from lossjax.diagnosis.page import to_page
 from lossjax.diagnosis.text import to_text
 
@@ -241,7 +241,7 @@ def test_choosing_the_lowest_loss_does_not_flatter_it():
     for _ in range(400):
         losses = rng.normal(size=(12, 200))
         fold = assign_folds(np.zeros(200), seed=0)
-        chosen = losses[examine._chosen_by_other_folds(losses, fold), np.arange(200)]
+        chosen = losses[chosen_by_other_folds(losses, fold), np.arange(200)]
         naive.append(losses[-1].mean() - losses.mean(axis=1).min())
         fair.append((losses[-1] - chosen).mean())
     errors = np.std(fair, ddof=1) / np.sqrt(len(fair))

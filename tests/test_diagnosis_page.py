@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import lossjax as lj
+from lossjax.diagnosis.curve_answer import examine_curve
 from lossjax.diagnosis.curves import Curve
-from lossjax.diagnosis.examine import examine_curve
 from lossjax.diagnosis.page import to_page
 from lossjax.reports.page import render
 

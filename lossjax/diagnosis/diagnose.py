@@ -11,8 +11,9 @@ from jaxtyping import Float, Int, Shaped
 
 from lossjax.analysis.regimes import FLAT, Flat
 from lossjax.diagnosis.answer import Diagnosis
+from lossjax.diagnosis.curve_answer import examine_curve
 from lossjax.diagnosis.curves import read_curve
-from lossjax.diagnosis.examine import examine, examine_curve
+from lossjax.diagnosis.examine import examine
 from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, found_at, is_curve, read_files, shown, subject
 
 Path = str | os.PathLike[str]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lossjax import __version__
 from lossjax.analysis.interval import Interval
 from lossjax.diagnosis.answer import GOALS, Diagnosis
-from lossjax.diagnosis.wording import cost, nats, percent, points, shown
+from lossjax.diagnosis.phrases import cost, nats, percent, points, shown
 from lossjax.reports import charts
 from lossjax.reports.page import render
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from lossjax.analysis.interval import Interval
 from lossjax.diagnosis.answer import GOALS, Diagnosis
-from lossjax.diagnosis.wording import cost, percent, shown
+from lossjax.diagnosis.phrases import cost, percent, shown
 
 WIDTH = 100
 SHOWN_EXAMPLES = 5

@@ -12,8 +12,19 @@ from lossjax.analysis.comparison import Comparison
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.regimes import UNTOLD, Flat
 from lossjax.diagnosis.answer import Choice, Goal, Group, Model, NextStep, Settling, Timing
-from lossjax.diagnosis.curves import Curve
-from lossjax.reports.report import estimate_text
+from lossjax.diagnosis.phrases import (
+    apart,
+    capital,
+    listed,
+    minus,
+    nats,
+    p_text,
+    percent,
+    points,
+    rounded,
+    sentences,
+    shown,
+)
 
 SCORES: Final[Mapping[Goal, str]] = {
     "probabilities": "loss (nats)",
@@ -21,6 +32,8 @@ SCORES: Final[Mapping[Goal, str]] = {
     "accuracy": "accuracy",
     "balanced": "balanced accuracy",
 }
+
+
 # what a checkpoint of a run may be chosen by
 SELECTORS: Final[Mapping[Goal, str]] = {
     "probabilities": "the lowest loss",
@@ -28,6 +41,8 @@ SELECTORS: Final[Mapping[Goal, str]] = {
     "accuracy": "the highest accuracy",
     "balanced": "the highest balanced accuracy",
 }
+
+
 _REGIMES: Final = {
     "P": "plateau: the loss fell, accuracy did not move",
     "O": "over-confidence: the loss rose, accuracy did not fall, one temperature repairs it",
@@ -40,6 +55,8 @@ _REGIMES: Final = {
     "N-m": "accuracy moved, the loss is flat",
     "N-u": "undecided",
 }
+
+
 _CAUSES: Final[Mapping[Cell, tuple[str, str]]] = {
     # what the loss of a cell's examples does when the cell contributes more, and when it contributes less
     "right→right": ("right predictions became less certain", "right predictions became more certain"),
@@ -50,11 +67,6 @@ _CAUSES: Final[Mapping[Cell, tuple[str, str]]] = {
         "predictions that stayed wrong gave the true class more probability",
     ),
 }
-CURVE_CAUTIONS: Final = (
-    "A curve holds no examples: there are no intervals, no cells, no temperature. These answers are weaker than those "
-    "from logits; lossjax.Recorder records them from any training loop.",
-    "The lowest loss and the highest accuracy of a curve are chosen from noise and so flatter it.",
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +107,7 @@ class Story:
 def regime_name(detail: str, undecided: Sequence[str] = ()) -> str:
     """In words; ``undecided`` names what is not resolved where that is the regime."""
     if detail == "N-u" and undecided:
-        return f"undecided: whether {_listed(undecided, 'and')} moved cannot be told"
+        return f"undecided: whether {listed(undecided, 'and')} moved cannot be told"
     return _REGIMES[detail if detail in _REGIMES else detail.rstrip("+0-cr")]
 
 
@@ -109,7 +121,7 @@ def undecided(story: Story) -> list[str]:
 
 def verdict(story: Story) -> str:
     """What happened, why, and what to do."""
-    return _sentences(_happened(story), _repair(story), recommendation(story))
+    return sentences(_happened(story), _repair(story), recommendation(story))
 
 
 def recommendation(story: Story) -> str:
@@ -131,13 +143,13 @@ def recommendation(story: Story) -> str:
     goals = sum(len(some) for some in wanted.values())
     if len(wanted) == 1 and goals == 3:
         return f"Keep {next(iter(wanted))}: it is better by loss, by loss after recalibration and by accuracy."
-    parts = [f"{model} {_listed(some, 'or')}" for model, some in wanted.items()]
+    parts = [f"{model} {listed(some, 'or')}" for model, some in wanted.items()]
     rest = [
         what
         for choice, what in ((plain, "the loss"), (scaled, "the loss after recalibration"), (accuracy, "accuracy"))
         if not choice.resolved
     ]
-    open_end = f" By {_listed(rest, 'and')} they cannot be told apart here." if rest else ""
+    open_end = f" By {listed(rest, 'and')} they cannot be told apart here." if rest else ""
     return f"Keep {'; '.join(parts)}.{open_end}"
 
 
@@ -252,7 +264,7 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
         steps.append(
             NextStep(
                 "Decide which of the two you are judged by before choosing.",
-                f"The loss fell by {nats(_minus(story.loss))} while accuracy fell by {points(_minus(story.accuracy))}.",
+                f"The loss fell by {nats(minus(story.loss))} while accuracy fell by {points(minus(story.accuracy))}.",
             )
         )
     if found.refinement == "N-u":
@@ -269,60 +281,20 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
     return tuple(steps)
 
 
-# In sentences --------------------------------------------------------------------------------------------------------
-
-
-def shown(interval: Interval, scale: float = 1.0) -> str:
-    """The numbers of an interval, times a scale; its level is said once for all; without bounds, one number."""
-    values = [scale * value for value in (interval.estimate, interval.low, interval.high)]
-    values = [0.0 if abs(value) < 1e-12 else value for value in values]  # rounding in sums of many
-    if max(abs(value) for value in values if not math.isnan(value)) >= 1e6:  # masked classes, for example
-        estimate, low, high = (f"{value:.3g}" for value in values)
-        return estimate if math.isnan(values[1]) else f"{estimate} [{low}, {high}]"
-    return estimate_text(Interval(*values)).removesuffix(" (no interval)")
-
-
-def nats(interval: Interval | None) -> str:
-    return "not known" if interval is None else f"{shown(interval)} nats"
-
-
-def points(interval: Interval) -> str:
-    """An accuracy or its difference, in percentage points."""
-    return f"{shown(interval, 100)} points"
-
-
-def cost(choice: Choice, regret: Interval) -> str:
-    """What keeping another costs, in the unit of the goal."""
-    if regret.low == regret.estimate == regret.high == 0:
-        return "nothing, it is the same choice"
-    return points(regret) if choice.goal in ("accuracy", "balanced") else nats(regret)
-
-
-def percent(share: float) -> str:
-    value = 100 * share
-    if value in (0, 100):
-        return f"{value:.0f} %"
-    return f"{value:.1f} %" if 0.05 <= value <= 99.95 else f"{value:.2g} %"
-
-
-def p_text(p: float) -> str:
-    return f"= {p:.2g}" if p >= 1e-4 else "below 0.0001"
-
-
 def _happened(story: Story) -> str:
     """How both moved, and through which cells."""
     window = f"From {story.before.name} to {story.after.name}, " if story.named else ""
     loss, accuracy = _moved_loss(story), _moved_accuracy(story)
     if story.comparison.refinement == "N-e":
-        return _capital(
+        return capital(
             f"{window}neither loss nor accuracy changed by as much as {story.flat.loss:g} nats and "
             f"{100 * story.flat.accuracy:g} points: ΔL is {nats(story.loss)}, ΔA {points(story.accuracy)}."
         )
     if len(undecided(story)) == 2:
-        return _capital(f"{window}undecided: {loss}, and {accuracy}.")
+        return capital(f"{window}undecided: {loss}, and {accuracy}.")
     joint = "while" if story.comparison.regime in ("P", "O", "K", "S") else "and"
     cause = "" if _is_flat_or_open(story) else _cause(story)
-    return _capital(f"{window}{loss}{f', mostly because {cause}' if cause else ''}, {joint} {accuracy}.")
+    return capital(f"{window}{loss}{f', mostly because {cause}' if cause else ''}, {joint} {accuracy}.")
 
 
 def _is_flat_or_open(story: Story) -> bool:
@@ -336,7 +308,7 @@ def _moved_loss(story: Story) -> str:
     if loss.low > 0:
         return f"the loss rose by {nats(loss)}"
     if loss.high < 0:
-        return f"the loss fell by {nats(_minus(loss))}"
+        return f"the loss fell by {nats(minus(loss))}"
     return f"whether the loss changed cannot be told from these examples ({nats(loss)})"
 
 
@@ -347,7 +319,7 @@ def _moved_accuracy(story: Story) -> str:
     if accuracy.low > 0:
         return f"accuracy rose by {points(accuracy)}"
     if accuracy.high < 0:
-        return f"accuracy fell by {points(_minus(accuracy))}"
+        return f"accuracy fell by {points(minus(accuracy))}"
     return f"whether accuracy changed cannot be told from these examples ({points(accuracy)})"
 
 
@@ -394,7 +366,7 @@ def _repair(story: Story) -> str:
     if both.low > 0:
         return f"{text}; with both recalibrated the loss is still higher by {nats(both)}."
     if both.high < 0:
-        return f"{text}; with both recalibrated the later is better by {nats(_minus(both))}."
+        return f"{text}; with both recalibrated the later is better by {nats(minus(both))}."
     return f"{text}; with both recalibrated neither is better for sure ({nats(both)})."
 
 
@@ -419,8 +391,8 @@ def _keep_in_run(plain: Choice, scaled: Choice, accuracy: Choice, num_checkpoint
                 f"for {goal} {len(choice.as_good)} of {num_checkpoints} checkpoints cannot be told apart "
                 f"({choice.keep} has the best estimate)"
             )
-    kept = "; ".join(f"{name} for {_listed(goals, 'and')}" for name, goals in wanted.items())
-    return _capital("; ".join([*([f"keep {kept}"] if kept else []), *open_ends])) + "."
+    kept = "; ".join(f"{name} for {listed(goals, 'and')}" for name, goals in wanted.items())
+    return capital("; ".join([*([f"keep {kept}"] if kept else []), *open_ends])) + "."
 
 
 def _model(story: Story, name: str) -> str:
@@ -428,10 +400,7 @@ def _model(story: Story, name: str) -> str:
 
 
 def _cells_line(story: Story) -> str:
-    parts = [
-        f"{cell} {estimate_text(change).replace(' (no interval)', '')}"
-        for cell, change in story.comparison.cells.items()
-    ]
+    parts = [f"{cell} {shown(change)}" for cell, change in story.comparison.cells.items()]
     return f"By what was right before and after, the loss changed by {', '.join(parts)} nats."
 
 
@@ -446,7 +415,7 @@ def _timing_line(timing: Timing) -> str:
         tail = f" (not resolved from {others[0]}" if others else " (resolved from all others"
         tail += f" … {others[-1]}, {len(others)} in all)" if len(others) > 1 else ")"
         parts.append(f"{what} at {best}{tail}")
-    return f"{parts[0]}; {parts[1]}, {_apart(timing)}."
+    return f"{parts[0]}; {parts[1]}, {apart(timing)}."
 
 
 def _influence_line(story: Story) -> str:
@@ -471,7 +440,7 @@ def _settling_lines(story: Story) -> list[str]:
         f"{name} {'no' if interval.excludes(0.0) else 'yes'}"
         for name, interval in (("for the loss", story.loss), ("for accuracy", story.accuracy))
     ]
-    lines = [f"Could the choice of these {number_text} explain the difference? {_capital(', '.join(told))}."]
+    lines = [f"Could the choice of these {number_text} explain the difference? {capital(', '.join(told))}."]
     if settling.num_seeds is None:
         lines.append("Could the seed? Not known: one training each was given.")
     if settling.flat_loss is not None and settling.flat_accuracy is not None:
@@ -481,8 +450,8 @@ def _settling_lines(story: Story) -> list[str]:
         )
     if settling.needed_loss is not None and settling.needed_accuracy is not None:
         lines.append(
-            f"To show that nothing changed, were it so, would take about {_rounded(settling.needed_loss)} examples for "
-            f"±{flat.loss:g} nats and about {_rounded(settling.needed_accuracy)} for ±{100 * flat.accuracy:g} points."
+            f"To show that nothing changed, were it so, would take about {rounded(settling.needed_loss)} examples for "
+            f"±{flat.loss:g} nats and about {rounded(settling.needed_accuracy)} for ±{100 * flat.accuracy:g} points."
         )
     if settling.detectable_loss is not None:
         units = (
@@ -497,9 +466,9 @@ def _settling_lines(story: Story) -> list[str]:
 def _measure_more(story: Story) -> NextStep:
     settling, open_ends = story.settling, undecided(story)
     needed = {"the loss": settling.needed_loss, "accuracy": settling.needed_accuracy}
-    sizes = [f"about {_rounded(value)} for {name}" for name in open_ends if (value := needed[name]) is not None]
+    sizes = [f"about {rounded(value)} for {name}" for name in open_ends if (value := needed[name]) is not None]
     action = "Evaluate on more examples" + (f": {', '.join(sizes)}, if nothing truly changed." if sizes else ".")
-    return NextStep(action, f"{_capital(_listed(open_ends, 'and'))} cannot be told from none at this size.")
+    return NextStep(action, f"{capital(listed(open_ends, 'and'))} cannot be told from none at this size.")
 
 
 def _group_steps(story: Story) -> list[NextStep]:
@@ -526,121 +495,3 @@ def _group_steps(story: Story) -> list[NextStep]:
             )
         )
     return steps
-
-
-def _minus(interval: Interval) -> Interval:
-    return Interval(-interval.estimate, -interval.high, -interval.low, interval.level)
-
-
-def _rounded(number: float) -> str:
-    """Two significant digits, upwards: 12,345 → 13,000."""
-    if number <= 0 or not math.isfinite(number):
-        return "0"
-    if number >= 1e12:
-        return f"{number:.1e}"
-    scale = 10 ** max(math.floor(math.log10(number)) - 1, 0)
-    return f"{math.ceil(number / scale) * scale:,}"
-
-
-def _listed(items: Sequence[str], word: str) -> str:
-    return f" {word} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else list(items))
-
-
-def _sentences(*texts: str) -> str:
-    return " ".join(text for text in texts if text)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-# Of a curve ----------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CurveStory:
-    """What the sentences about a curve are about."""
-
-    curve: Curve
-    letter: str
-    detail: str
-    before: Model
-    after: Model
-    delta_loss: float
-    delta_accuracy: float
-    timing: Timing
-    improving: bool
-    num_examples: int | None
-    flat: Flat
-
-
-def curve_verdict(story: CurveStory) -> str:
-    loss = f"the loss {_went(story.delta_loss, story.flat.loss, 'nats')}"
-    accuracy = f"accuracy {_went(100 * story.delta_accuracy, 100 * story.flat.accuracy, 'points')}"
-    happened = f"From {story.before.name} to {story.after.name}, {loss} and {accuracy}."
-    why = {
-        UNTOLD: (
-            "A curve cannot say why: over-confidence, which one temperature repairs, and worse ranking look the same."
-        ),
-        "P": "The probabilities went on improving where accuracy shows nothing.",
-        "W": "Both got worse: the model over-fits after its lowest loss.",
-        "G": "Both were still improving.",
-        "S": "They point in opposite directions: decide which of the two you are judged by.",
-    }.get(story.letter, "")
-    return _sentences(happened, why, curve_recommendation(story))
-
-
-def curve_recommendation(story: CurveStory) -> str:
-    timing = story.timing
-    if timing.lowest_loss == timing.highest_accuracy:
-        return f"Keep {timing.lowest_loss}: loss and accuracy are both best there, as far as a curve can tell."
-    return (
-        f"Keep {timing.lowest_loss} for probabilities as they are and {timing.highest_accuracy} for accuracy, "
-        "as far as "
-        "a curve can tell."
-    )
-
-
-def curve_evidence(story: CurveStory) -> tuple[str, ...]:
-    curve, timing = story.curve, story.timing
-    lines = [
-        f"The loss is lowest at {timing.lowest_loss} ({min(curve.loss):.4g} nats) and {curve.loss[-1]:.4g} at the end.",
-        f"Accuracy is highest at {timing.highest_accuracy} ({percent(max(curve.accuracy))}) and "
-        f"{percent(curve.accuracy[-1])} at the end, {_apart(timing)}.",
-    ]
-    if story.num_examples is not None:
-        low, high = story.after.accuracy.low, story.after.accuracy.high
-        lines.append(
-            f"With {story.num_examples:,} examples the last accuracy has the interval {percent(low)} to "
-            f"{percent(high)}: "
-            "differences much smaller than that may be noise."
-        )
-    return tuple(lines)
-
-
-def curve_next_steps(story: CurveStory) -> tuple[NextStep, ...]:
-    steps = [
-        NextStep(
-            "Record the logits of the validation set at a few steps with lossjax.Recorder and diagnose those.",
-            "Only examples tell whether a temperature repairs the loss, which examples carry it, and how sure it is.",
-        )
-    ]
-    if story.num_examples is None:
-        steps.append(
-            NextStep("Say how many examples the curve is of: --examples N.", "Without it no noise can be judged.")
-        )
-    if story.improving and story.letter in ("G", "P"):
-        steps.append(NextStep("Train longer.", "The loss is lowest at the last point."))
-    return tuple(steps)
-
-
-def _apart(timing: Timing) -> str:
-    if timing.lag == 0:
-        return "at the same time"
-    return f"{abs(timing.lag):g} {timing.unit} {'after' if timing.lag > 0 else 'before'} the lowest loss"
-
-
-def _went(change: float, delta: float, unit: str) -> str:
-    if abs(change) <= delta:
-        return f"stayed within ±{delta:g} {unit}"
-    return f"{'rose' if change > 0 else 'fell'} by {abs(change):.3g} {unit}"

@@ -1,0 +1,149 @@
+"""Which checkpoint to keep for each goal, and what another costs instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lossjax.analysis.comparison import cluster_values
+from lossjax.analysis.interval import Interval
+from lossjax.analysis.onset import adequate_evaluations, best_evaluation
+from lossjax.analysis.proportions import bonett_price, wilson
+from lossjax.analysis.resampling import two_way_difference
+from lossjax.diagnosis import wording
+from lossjax.diagnosis.answer import Choice, Goal
+from lossjax.diagnosis.measured import Measured, Settings, chosen_by_other_folds, means_of
+from lossjax.diagnosis.reading import Subject
+
+
+def choose(
+    subject: Subject, measured: Sequence[Measured], fold: np.ndarray, last: int, settings: Settings
+) -> tuple[Choice, ...]:
+    """Each goal has a score of which less is better, a checkpoint: [seed, example]."""
+    counts = np.bincount(subject.labels)
+    # each class that occurs counts the same
+    weight = len(subject.labels) / (counts[subject.labels] * np.count_nonzero(counts))
+    losses: dict[Goal, list[np.ndarray]] = {
+        "probabilities": [one.loss for one in measured],
+        "recalibrated": [one.refined for one in measured],
+        "accuracy": [1.0 - one.correct for one in measured],
+        "balanced": [(1.0 - one.correct) * weight for one in measured],
+    }
+    if subject.is_run:
+        return _choices_in_run(subject, losses, fold, last, settings)
+    return _choices_of_two(subject, losses, settings)
+
+
+def _choices_of_two(
+    subject: Subject, losses: Mapping[Goal, Sequence[np.ndarray]], settings: Settings
+) -> tuple[Choice, ...]:
+    names = subject.names
+    keep = {
+        goal: int(best_evaluation(np.array([one.mean() for one in values]), "lowest"))
+        for goal, values in losses.items()
+    }
+    values, regrets = _judged(
+        {goal: losses[goal][best] for goal, best in keep.items()},
+        {(goal, names[1 - best]): losses[goal][1 - best] for goal, best in keep.items()},
+        subject,
+        settings,
+    )
+    choices = []
+    for goal, best in keep.items():
+        regret = regrets[goal, names[1 - best]]
+        choices.append(
+            Choice(
+                goal=goal,
+                score=wording.SCORES[goal],
+                keep=names[best],
+                as_good=(names[best],) if regret.low > 0 else names,
+                value=values[goal],
+                regret={names[1 - best]: regret},
+            )
+        )
+    return tuple(choices)
+
+
+def _choices_in_run(
+    subject: Subject,
+    losses: Mapping[Goal, Sequence[np.ndarray]],
+    fold: np.ndarray,
+    last: int,
+    settings: Settings,
+) -> tuple[Choice, ...]:
+    """What each goal chooses, and what that is held against, is judged on examples that had no part in choosing."""
+    examples = np.arange(len(fold))
+    stacked = {goal: np.stack(values) for goal, values in losses.items()}  # [checkpoint, seed, example]
+    selectors: dict[str, np.ndarray] = {
+        name: chosen_by_other_folds(stacked[goal].mean(axis=1), fold) for goal, name in wording.SELECTORS.items()
+    }
+    selectors["the last checkpoint"] = np.full_like(fold, last)
+
+    def picked(goal: Goal, selector: str) -> np.ndarray:
+        return stacked[goal][selectors[selector], :, examples].T
+
+    own = {goal: picked(goal, wording.SELECTORS[goal]) for goal in losses}
+    others = {
+        (goal, name): picked(goal, name)
+        for goal in losses
+        for name in selectors
+        if name not in (wording.SELECTORS[goal], wording.SELECTORS["balanced"])
+    }
+    values, regrets = _judged(own, others, subject, settings)
+    choices = []
+    for goal, score in stacked.items():
+        units = score[:, 0] if subject.num_seeds is None else score.mean(axis=2)
+        if subject.num_seeds is None and subject.clusters is not None:
+            units = cluster_values(units.T[None], subject.clusters)[0].T
+        adequate = adequate_evaluations(units, "lowest", level=settings.level, seed=settings.seed)
+        choices.append(
+            Choice(
+                goal=goal,
+                score=wording.SCORES[goal],
+                keep=subject.names[int(best_evaluation(score.mean(axis=(1, 2)), "lowest"))],
+                as_good=tuple(name for name, kept in zip(subject.names, adequate, strict=True) if kept),
+                value=values[goal],
+                regret={name: regret for (for_goal, name), regret in regrets.items() if for_goal == goal},
+            )
+        )
+    return tuple(choices)
+
+
+def _judged(
+    own: Mapping[Goal, np.ndarray],
+    others: Mapping[tuple[Goal, str], np.ndarray],
+    subject: Subject,
+    settings: Settings,
+) -> tuple[dict[Goal, Interval], dict[tuple[Goal, str], Interval]]:
+    """The value of each goal's own choice, and what the others cost instead, over what the subject samples.
+
+    Scores are [seed, example], less being better; the values of accuracies are given as accuracies.
+    """
+    values: dict[Goal, Interval] = {}
+    regrets: dict[tuple[Goal, str], Interval] = {}
+    columns: dict[tuple[Goal, str], np.ndarray] = {(goal, ""): score for goal, score in own.items()}
+    exact = subject.num_seeds is None and subject.clusters is None
+    for (goal, name), score in others.items():
+        if subject.num_seeds is not None and not subject.same_seeds:
+            a, b = own[goal], score
+            if subject.clusters is not None:
+                a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
+            regrets[goal, name] = two_way_difference(a, b, level=settings.level, seed=settings.seed)
+        elif exact and goal == "accuracy":
+            # a bootstrap of a few discordant examples would be too narrow
+            change = (score - own[goal])[0]
+            worse, better = int((change > 0).sum()), int((change < 0).sum())
+            regrets[goal, name] = bonett_price(worse, better, len(change), level=settings.level)
+        else:
+            columns[goal, name] = score - own[goal]
+    means = means_of(columns, subject, settings)
+    for goal, score in own.items():
+        found = means.pop((goal, ""))
+        if goal in ("accuracy", "balanced"):
+            found = Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level)
+        if exact and goal == "accuracy":
+            found = wilson(int((score == 0).sum()), score.size, level=settings.level)
+        values[goal] = found
+    regrets |= means
+    return values, {key: regrets[key] for key in others}
