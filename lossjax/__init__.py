@@ -23,6 +23,7 @@ _HOME = {
     "train": "lossjax.training.population",
     "Cell": "lossjax.training.train",
     "Sweep": "lossjax.sweeps.sweep",
+    "Simulations": "lossjax.sweeps.simulation",
     # what is left behind
     "History": "lossjax.history",
     "load": "lossjax.sweeps.store",

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import shlex
 import sys
@@ -173,22 +174,35 @@ def _load(path: Path) -> "Experiment":
 
 
 def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
-    from lossjax.sweeps import run, signals, store
+    from lossjax.sweeps import run, signals, simulation, store
 
     scale: Scale = "smoke" if options.smoke else "full"
     root = _root(experiment, options.results, options.smoke)
     try:
         with _explained(ValueError, ImportError, MemoryError, OSError):
             sweep = experiment.sweep(scale)
-            run.run_sweep(
-                sweep if options.seeds is None else sweep.with_seeds(options.seeds),
-                root,
-                experiment=experiment.name,
-                scale=scale,
-                command=command,
-                checkpoint_seconds=options.checkpoint_seconds,
-                mix_versions=options.mix_versions,
-            )
+            if options.seeds is not None:
+                sweep = sweep.with_seeds(options.seeds)
+            if isinstance(sweep, simulation.Simulations):
+                simulation.run_simulations(
+                    sweep,
+                    root,
+                    source=Path(inspect.getfile(experiment.sweep)),
+                    experiment=experiment.name,
+                    scale=scale,
+                    command=command,
+                    mix_versions=options.mix_versions,
+                )
+            else:
+                run.run_sweep(
+                    sweep,
+                    root,
+                    experiment=experiment.name,
+                    scale=scale,
+                    command=command,
+                    checkpoint_seconds=options.checkpoint_seconds,
+                    mix_versions=options.mix_versions,
+                )
     except signals.Stopped as stopped:
         print(f"lossjax: {stopped}", file=sys.stderr)
         return signals.STOPPED

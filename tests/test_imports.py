@@ -44,6 +44,7 @@ WITHOUT_JAX = (
     "lossjax.reports.labels",
     "lossjax.reports.page",
     "lossjax.reports.results",
+    "lossjax.reports.panels",
     "lossjax.reports.plots",
     "lossjax.reports.report",
     "lossjax.cli",
@@ -53,6 +54,7 @@ WITHOUT_JAX = (
     "lossjax.sweeps.durable",
     "lossjax.sweeps.provenance",
     "lossjax.sweeps.experiment",
+    "lossjax.sweeps.simulation",
     "lossjax.sweeps.signals",
     "lossjax.training.config",
 )

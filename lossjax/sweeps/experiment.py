@@ -12,6 +12,7 @@ from lossjax.analysis.findings import Findings
 from lossjax.history import History
 
 if TYPE_CHECKING:
+    from lossjax.sweeps.simulation import Simulations
     from lossjax.sweeps.sweep import Sweep
 
 Scale = Literal["smoke", "full"]
@@ -33,7 +34,8 @@ class Experiment:
         name: its folder under the results.
         question: in a sentence.
         claims: ids of CLAIMS that it tests.
-        sweep: the Sweep at a scale: "smoke" (seconds to a minute, to see that everything runs) or "full".
+        sweep: the Sweep at a scale: "smoke" (seconds to a minute, to see that everything runs) or "full". Where nothing
+            is trained, the Simulations.
         analyse: cell name → History, to Findings.
         plot: Findings, to figures by file name; reads nothing else, so figures are redrawn from the committed files.
     """
@@ -41,7 +43,7 @@ class Experiment:
     name: str
     question: str
     claims: tuple[str, ...]
-    sweep: Callable[[Scale], "Sweep"]
+    sweep: "Callable[[Scale], Sweep | Simulations]"
     analyse: Callable[[Mapping[str, History]], Findings]
     plot: Callable[[Findings], Mapping[str, Figure]]
 
