@@ -130,12 +130,15 @@ class Windows:
     Attributes:
         letters: [… eval eval] the regime from i to j.
         refinements: [… eval eval] its refinement.
+        loss: [… eval eval] how the loss moved, "-", "0", "+" or "?"; ``accuracy`` the same of accuracy.
         ceiling: [… eval eval] accuracy is 100 % at i and at j, so it could not rise.
         chance: [… eval eval] accuracy is resolved from chance neither at i nor at j.
     """
 
     letters: np.ndarray
     refinements: np.ndarray
+    loss: np.ndarray
+    accuracy: np.ndarray
     ceiling: np.ndarray
     chance: np.ndarray
 
@@ -313,12 +316,15 @@ def _windows(
     contrast: np.ndarray | None,
     flat: Flat,
 ) -> Windows:
-    found = regimes(movement(*loss, flat.loss), movement(*accuracy, flat.accuracy), contrast=contrast)
+    loss_moves, accuracy_moves = movement(*loss, flat.loss), movement(*accuracy, flat.accuracy)
+    found = regimes(loss_moves, accuracy_moves, contrast=contrast)
     # i < j, and both measured
     ahead = np.triu(np.isfinite(loss[0].estimate) & np.isfinite(accuracy[0].estimate), k=1)
     return Windows(
         letters=np.where(ahead, found.letter, ""),
         refinements=np.where(ahead, found.refinement, ""),
+        loss=np.where(ahead, loss_moves, ""),
+        accuracy=np.where(ahead, accuracy_moves, ""),
         ceiling=ahead & ceiling[..., :, None] & ceiling[..., None, :],
         chance=ahead & guessing[..., :, None] & guessing[..., None, :],
     )
