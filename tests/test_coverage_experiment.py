@@ -1,0 +1,152 @@
+"""The coverage simulation: its truths by closed forms, its draws, and what it concludes of counts."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+import lossjax as lj
+from lossjax.reports.report import read_findings, write_findings
+from lossjax.sweeps.experiment import load_experiment
+
+EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "coverage.py")
+coverage = sys.modules[EXPERIMENT.sweep.__module__]
+PAIR = coverage.Posterior(2, 1.5)
+
+
+@pytest.fixture(autouse=True)
+def _smaller_population(monkeypatch):
+    monkeypatch.setattr(coverage, "POPULATION", 10**5)
+    coverage.truth.cache_clear()
+    yield
+    coverage.truth.cache_clear()
+
+
+def of_two_classes(function):
+    """E f(p) for two classes: p = 1/(1 + exp(−m)) with m normal of variance 2 · 1.5²."""
+    margin = stats.norm(scale=1.5 * np.sqrt(2))
+    return integrate.quad(lambda m: function(special.expit(m)) * margin.pdf(m), -30, 30)[0]
+
+
+def entropy(p):
+    return -special.xlogy(p, p) - special.xlogy(1 - p, 1 - p)
+
+
+def test_a_calibrated_model_has_the_bayes_loss_and_no_calibration_loss():
+    true = coverage.truth(PAIR, coverage.Model(1.0, 0.0))
+    assert true.loss == pytest.approx(of_two_classes(entropy), abs=2e-3)
+    assert true.refinement == pytest.approx(true.loss, abs=1e-6)
+    assert true.accuracy == pytest.approx(of_two_classes(lambda p: max(p, 1 - p)), abs=2e-3)
+
+
+def test_what_one_temperature_repairs_is_calibration():
+    true = coverage.truth(PAIR, coverage.Model(3.0, 0.0))
+    calibrated = coverage.truth(PAIR, coverage.Model(1.0, 0.0))
+    assert true.refinement == pytest.approx(calibrated.loss, abs=1e-5)
+    assert true.accuracy == calibrated.accuracy
+
+    def loss(p):
+        q = np.clip(special.expit(3 * special.logit(p)), 1e-12, 1 - 1e-12)
+        return -p * np.log(q) - (1 - p) * np.log1p(-q)
+
+    assert true.loss == pytest.approx(of_two_classes(lambda p: loss(np.clip(p, 1e-12, 1 - 1e-12))), abs=5e-3)
+
+
+def test_noise_is_not_repaired_by_a_temperature():
+    noisy = coverage.truth(PAIR, coverage.Model(1.0, 1.0))
+    assert noisy.refinement > coverage.truth(PAIR, coverage.Model(1.0, 0.0)).refinement + 0.01
+
+
+def test_labels_have_their_posterior():
+    rng = np.random.default_rng(0)
+    log_posterior = np.tile(np.log([0.2, 0.5, 0.3]), (100_000, 1))
+    shares = np.bincount(coverage.labels_of(log_posterior, rng)) / 100_000
+    np.testing.assert_allclose(shares, [0.2, 0.5, 0.3], atol=0.006)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean"), [("normal", 0), ("uniform", 0.5), ("accuracies", 0.9), ("lognormal", np.exp(0.5))]
+)
+def test_means_over_seeds_are_of_the_stated_distribution(shape, mean, monkeypatch):
+    """Judged by the mean it is judged by: an interval that holds only the true mean is always right."""
+    seen = []
+    monkeypatch.setattr(
+        coverage, "mean_interval", lambda values, seed: seen.append(values) or lj.Interval(0.0, 0.0, 0.0)
+    )
+    monkeypatch.setattr(coverage, "covers", lambda interval, true: true)
+    for seed in range(400):
+        assert coverage.Seeds(shape, 50)(seed)["mean"] == pytest.approx(mean)
+    values = np.concatenate(seen)
+    assert abs(values.mean() - mean) < 4 * values.std() / np.sqrt(len(values))
+
+
+def test_a_flat_tail_is_flat():
+    values = coverage.stationary(30, 20_000, 0.9, np.random.default_rng(0))
+    np.testing.assert_allclose(values.mean(axis=1), 0, atol=0.03)
+    np.testing.assert_allclose(values.std(axis=1), 1, atol=0.03)
+    assert np.corrcoef(values[3], values[4])[0, 1] == pytest.approx(0.9, abs=0.01)
+
+
+def test_every_case_is_a_draw_of_what_its_rows_name():
+    for name, (_, case) in coverage.cases().items():
+        small = name in ("OneModel-2-1.5-1.0-0.0-200", "TwoModels-2-1.5-0.6-0.5-0.9-0.4-0.9-200")
+        if not isinstance(case, coverage.OneModel | coverage.TwoModels) or small:
+            outcomes = case(0)
+            assert set(case.rows()) <= set(outcomes)
+            assert set(outcomes.values()) <= {0.0, 1.0}
+            assert case(0) == outcomes
+        assert {group for group, _ in case.rows().values()} <= set(coverage.GROUPS)
+
+
+def test_an_interval_that_is_too_narrow_is_seen(monkeypatch):
+    """Half the width covers far too seldom; the row would be missed."""
+
+    def narrow(values, seed):
+        reach = 0.98 * values.std() / np.sqrt(len(values))
+        return lj.Interval(values.mean(), values.mean() - reach, values.mean() + reach)
+
+    monkeypatch.setattr(coverage, "mean_interval", narrow)
+    kept = sum(coverage.Seeds("normal", 50)(seed)["mean"] for seed in range(400))
+    assert coverage.outcome_of(coverage.wilson(int(kept), 400), coverage.MEANS_OF_SEEDS[50]) == "missed"
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected"),
+    [(1900, "met"), (1850, "not told apart"), (1700, "missed"), (1990, "missed"), (1945, "not told apart")],
+)
+def test_outcomes(hits, expected):
+    assert coverage.outcome_of(coverage.wilson(hits, 2000), coverage.Target(0.93, 0.97)) == expected
+
+
+def histories(kept):
+    """Every outcome of every case true in all of 100 draws, but those named."""
+    found = {}
+    for name, (_, case) in coverage.cases().items():
+        metrics = {}
+        for outcome in case.rows():
+            values = np.ones((100, 1))
+            values[: kept.get((name, outcome), 0)] = 0
+            metrics[outcome] = values
+        found[name] = lj.History(metrics, np.zeros(1, np.int32), {}, {}, np.full(100, -1, np.int32))
+    return found
+
+
+def test_a_shortfall_is_told_and_drawn_from_the_tables_alone(tmp_path):
+    findings = EXPERIMENT.analyse(histories({("NoOp-constant-False", "no_divergence"): 50}))
+    table = findings.tables["coverage"]
+    missed = (table["group"] == "no divergence by a no-op") & (table["target"] == "missed")
+    assert table["case"][missed].tolist() == ["a constant added to each example's logits, models"]
+    assert table["share"][missed].tolist() == [0.5]
+    (note,) = [note for note in findings.notes if note.startswith("Missed: no divergence")]
+    assert "50.0%" in note
+    write_findings(findings, tmp_path)
+    (figure,) = EXPERIMENT.plot(read_findings(tmp_path)).values()
+    assert any("a constant added" in text.get_text() for text in figure.figure.axes[0].texts)
+
+
+def test_the_full_simulation_has_two_thousand_draws_a_case():
+    full, smoke = EXPERIMENT.sweep("full"), EXPERIMENT.sweep("smoke")
+    assert full.draws == 2000
+    assert list(smoke.cases) == list(full.cases)
