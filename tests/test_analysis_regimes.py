@@ -140,6 +140,21 @@ def test_over_confidence_is_told_from_worse_ranking():
     assert regimes.windows(losses, correct, chance=0.5).letters[0, 1] == "O/K"
 
 
+def test_windows_say_how_each_of_the_two_moved():
+    rng = np.random.default_rng(0)
+    right = rng.random(1000) < 0.8
+    # from 0 to 1 the loss moves by far less than its noise, from 1 to 2 by far more; accuracy never moves
+    losses = np.stack([rng.exponential(size=1000), rng.exponential(size=1000), rng.exponential(size=1000) + 1.0])
+    found = regimes.windows(losses, np.stack([right] * 3), chance=0.5)
+    assert (str(found.loss[0, 1]), str(found.accuracy[0, 1]), str(found.refinements[0, 1])) == ("?", "0", "N-u")
+    assert (str(found.loss[1, 2]), str(found.accuracy[1, 2]), str(found.letters[1, 2])) == ("+", "0", "O/K")
+    assert set(found.loss[np.tril_indices(3)]) == {""}
+    # an evaluation after the member broke belongs to no pair
+    losses[2] = np.nan
+    broken = regimes.windows(losses, np.stack([right] * 3), chance=0.5)
+    assert broken.loss.tolist() == [["", "?", ""], ["", "", ""], ["", "", ""]]
+
+
 def test_ceiling_and_chance_are_counted_apart():
     losses = np.linspace(0.7, 0.1, 4)[:, None] + np.random.default_rng(3).normal(0, 0.01, (4, 5000))
     half = np.arange(5000) % 2 == 0
