@@ -75,9 +75,14 @@ class History:
         for name, value in labels.items():
             if name not in available:
                 raise KeyError(f"no label {name!r}; this history has {', '.join(available)}")
-            mask &= available[name] == np.asarray(value, dtype=available[name].dtype)
+            if np.ndim(value) != 0:
+                raise ValueError(f"{name}={value!r} must be one number; combine selections with History[mask]")
+            known = available[name]
+            # a float32 label is asked for as Python's number; a seed is never rounded to one
+            wanted = np.float64(known.dtype.type(value) if known.dtype.kind == "f" else value)
+            mask &= known.astype(np.float64) == wanted
             if not mask.any():
-                there = ", ".join(f"{known:g}" for known in np.unique(available[name]))
+                there = ", ".join(f"{label:g}" for label in np.unique(known))
                 raise KeyError(f"no member has {name}={value}; there are {there}")
         return self[mask]
 

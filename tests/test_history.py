@@ -58,11 +58,19 @@ def test_select_takes_the_members_with_all_labels():
         ({"learning_rte": 0.1}, "no label 'learning_rte'; this history has learning_rate, data, init"),
         ({"learning_rate": 0.2}, "no member has learning_rate=0.2; there are"),
         ({"learning_rate": 0.1, "data": 7}, "no member has data=7; there are"),
+        ({"data": 0.5}, "no member has data=0.5; there are"),
+        ({"data": -1}, "no member has data=-1; there are"),
+        ({"data": 2**32}, "no member has data=4294967296; there are"),
     ],
 )
 def test_select_refuses_labels_that_no_member_has(labels, message):
     with pytest.raises(KeyError, match=message):
         make_history().select(**labels)
+
+
+def test_select_takes_one_number_a_label():
+    with pytest.raises(ValueError, match=r"data=\[0, 1\] must be one number"):
+        make_history().select(data=[0, 1])
 
 
 @pytest.mark.parametrize(
