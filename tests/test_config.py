@@ -81,3 +81,23 @@ def test_sizes_that_do_not_fit_the_data_are_refused():
         TrainConfig(16, num_steps=2).total_steps(10)
     with pytest.raises(ValueError, match="num_evals=50 exceeds num_steps=40; lower num_evals or train longer"):
         TrainConfig(4, num_steps=40, num_evals=50).eval_steps(10)
+
+
+def test_lists_of_a_measure_become_tuples_so_that_it_can_be_a_key():
+    measure = Measure(splits=["train", "val"], per_example=["val"])
+    assert measure == Measure(splits=("train", "val"), per_example=("val",))
+    assert hash(measure) == hash(Measure(splits=("train", "val"), per_example=("val",)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"splits": "train"}, "splits='train' must be a tuple"), ({"bins": 2.5}, "bins=2.5 must be a whole number")],
+)
+def test_a_measure_of_other_types_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Measure(**fields)
+
+
+def test_a_config_takes_a_measure():
+    with pytest.raises(ValueError, match="measure=None must be a Measure"):
+        TrainConfig(4, epochs=3, measure=None)

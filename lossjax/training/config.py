@@ -33,6 +33,12 @@ class Measure:
     block: int = 128  # examples a forward pass of an evaluation
 
     def __post_init__(self) -> None:
+        for name in ("splits", "quantiles", "per_example", "logits"):
+            value = getattr(self, name)
+            if isinstance(value, list):  # a list could not be the key of a compiled program
+                object.__setattr__(self, name, tuple(value))
+            elif not isinstance(value, tuple):
+                raise ValueError(f"{name}={value!r} must be a tuple, for example {name}={(value,)!r}")
         if not self.splits:
             raise ValueError("splits is empty, so nothing would be measured; name at least one of train, val and test")
         for name in ("splits", "per_example", "logits"):
@@ -43,8 +49,9 @@ class Measure:
         if missing:
             raise ValueError(f"records of {sorted(missing)} are asked for but not measured; add them to splits")
         for name, least in (("bins", 1), ("folds", 2), ("num_groups", 0), ("block", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name}={value!r} must be a whole number (a Python int) of at least {least}")
         if any(not 0 <= q <= 1 for q in self.quantiles):
             raise ValueError(f"quantiles={self.quantiles} must lie in [0, 1]")
 
@@ -73,6 +80,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={value!r} must be a whole number (a Python int)")
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if not isinstance(self.measure, Measure):
+            raise ValueError(f"measure={self.measure!r} must be a Measure, for example Measure(splits=('val',))")
         for name, allowed in (
             ("optimizer", Optimizer),
             ("schedule", Schedule),
