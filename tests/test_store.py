@@ -12,6 +12,7 @@ from test_parts import make_cell, make_history, put
 from lossjax.history import History, concatenate
 from lossjax.sweeps import durable, parts, store
 from lossjax.sweeps.plan import plan_changes, write_plan
+from lossjax.sweeps.provenance import versions
 
 
 @pytest.fixture
@@ -144,6 +145,8 @@ def test_an_edited_cell_has_a_place_of_its_own_and_a_diff(root):
     assert "W2: new, 2 members" in text
     assert "seq_len" not in text
     assert plan_changes(root, [make_cell(16, task=before.description["task"])]) == "W1: 8 → 16 members"
+    fewer = plan_changes(root, [make_cell(4, task=before.description["task"])])
+    assert fewer == "W1: 8 → 4 members; the others stay and are no longer read, so summary and report are of fewer"
     plan(root, after)
     assert parts.missing(root, after, 8) == [(0, 8)]
     assert parts.committed(root, before)[0].path.exists()
@@ -238,3 +241,22 @@ def test_a_kill_at_any_moment_leaves_whole_parts(root, request):
     plan(root, cell)
     counts = store.status(root)
     assert counts["done"] + counts["nonfinite"] == found.num_members
+
+
+def test_cost_is_of_the_planned_parts_and_names_every_version(root, monkeypatch):
+    cell = make_cell(6)
+    plan(root, cell)
+    put(root, cell, 0, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "versions", lambda: {"jax": "9.9", "lossjax": None})
+        put(root, cell, 4, 8)
+    elsewhere = put(root, cell, 8, 12).path
+    (elsewhere / "manifest.json").write_text("not one of ours")
+    facts = store.cost(root)
+    assert facts["wall_seconds"] == 3.0
+    assert facts["versions"]["jax"] == f"{versions()['jax']}, 9.9"
+    assert facts["versions"]["lossjax"] == f"{versions()['lossjax']}, None"
+    assert facts["stored_members_beyond_the_plan"] == 6
+    plan(root, make_cell(4))
+    assert store.cost(root)["versions"] == versions()
+    assert store.cost(root)["stored_members_beyond_the_plan"] == 8

@@ -35,11 +35,7 @@ class CellPlan:
     description: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}", self.name):
-            raise ValueError(
-                f"cell name {self.name!r} names a folder: it starts with a letter or digit, holds letters, digits and "
-                ". _ = , + - only, and has at most 100 characters; rename the cell"
-            )
+        check_folder_name("cell", self.name)
         if not re.fullmatch(rf"[0-9a-f]{{{_DIGEST_IN_NAME},}}", self.digest):
             raise ValueError(
                 f"digest {self.digest!r} of cell {self.name!r} is not {_DIGEST_IN_NAME} or more hexadecimal digits"
@@ -51,6 +47,15 @@ class CellPlan:
     def folder(self) -> str:
         """The name of the cell's folder; an edited cell has another."""
         return f"{self.name}-{self.digest[:_DIGEST_IN_NAME]}"
+
+
+def check_folder_name(kind: str, name: str) -> None:
+    """Refuses a name that is not one folder's on every system."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}", name):
+        raise ValueError(
+            f"{kind} name {name!r} names a folder: it starts with a letter or digit, holds letters, digits and "
+            f". _ = , + - only, and has at most 100 characters; rename the {kind}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +136,11 @@ def plan_changes(root: str | Path, cells: Iterable[CellPlan]) -> str:
             continue
         before = earlier[name]
         if before.num_members != cell.num_members:
-            lines.append(f"{name}: {before.num_members} → {cell.num_members} members")
+            fewer = "; the others stay and are no longer read, so summary and report are of fewer"
+            lines.append(
+                f"{name}: {before.num_members} → {cell.num_members} members"
+                + (fewer if cell.num_members < before.num_members else "")
+            )
         if before.digest != cell.digest:
             lines.append(f"{name}: edited, starts anew; parts of the earlier edit stay in {before.folder}")
             lines += [f"    {line}" for line in _differences(before.description, cell.description)]

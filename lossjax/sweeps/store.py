@@ -74,14 +74,21 @@ def cost(root: str | Path) -> dict[str, Any]:
     made = [parts.read_manifest(cell, part) for cell in plan.cells for part in _planned_parts(root, cell)]
     wall = sum(manifest["elapsed_seconds"] for manifest in made)
     devices = {f"{manifest['device']} × {manifest['num_devices']}" for manifest in made}
+    left_out = sum(
+        part.last - max(part.first, cell.num_members)
+        for cell in plan.cells
+        for part in parts.committed(root, cell)
+        if part.last > cell.num_members
+    )
     return {
         "command": plan.command,
-        "versions": made[-1]["versions"] if made else versions(),
+        "versions": _all_versions([manifest["versions"] for manifest in made] or [versions()]),
         "device": ", ".join(sorted(devices)),
         "wall_seconds": round(wall, 1),
         "core_seconds": round(sum(manifest["elapsed_seconds"] * manifest["num_devices"] for manifest in made), 1),
         "evaluation_share": round(sum(manifest["evaluation_seconds"] for manifest in made) / wall, 3) if wall else None,
         "members": {key: value for key, value in status(root).items() if key != "cells"},
+        **({"stored_members_beyond_the_plan": left_out} if left_out else {}),
     }
 
 
@@ -150,6 +157,15 @@ class _Histories(Mapping[str, History]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _all_versions(found: list[Mapping[str, str | None]]) -> dict[str, str | None]:
+    """package → its version, or each of them where parts were made with several."""
+    everything: dict[str, str | None] = {}
+    for package in dict.fromkeys(package for made_with in found for package in made_with):
+        distinct = list(dict.fromkeys(made_with.get(package) for made_with in found))
+        everything[package] = distinct[0] if len(distinct) == 1 else ", ".join(str(version) for version in distinct)
+    return everything
 
 
 def _check_complete(root: str | Path, cell: CellPlan) -> None:
