@@ -1,9 +1,11 @@
 """Running a sweep: what is stored is what training gives, once, through stops, kills, failures and edits."""
 
 import dataclasses
+import errno
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from lossjax.hyperparams import grid
 from lossjax.identity import digest
 from lossjax.keys import crossed, streams_from_seeds, tied
 from lossjax.models import LSTM, Dense
-from lossjax.sweeps import parts, run, signals, store
+from lossjax.sweeps import checkpoint, parts, run, signals, store
 from lossjax.sweeps.experiment import load_experiment
 from lossjax.sweeps.params import load_model
 from lossjax.sweeps.plan import StoreError, read_plan
@@ -213,6 +215,13 @@ def test_programs_are_compiled_with_the_options_described(monkeypatch):
     [
         ({"cells": {}}, "at least one cell"),
         ({"part_size": 0}, "part_size=0 must be at least 1"),
+        ({"part_size": 2.5}, "part_size=2.5 must be at least 1, a whole number"),
+        ({"cells": {"a": 3}}, "cell 'a' is 3; it must be a Cell"),
+        ({"cells": {"a": Cell("digits", CELL.model, CELL.config)}}, "task='digits' of cell 'a' is no task"),
+        ({"cells": {"a": Cell(TASK, 3, CELL.config)}}, "model=3 of cell 'a' is no model"),
+        ({"cells": {"a": Cell(TASK, CELL.model, None)}}, "config=None of cell 'a' is no config"),
+        ({"hyperparams": {"a": {"learning_rate": 0.1}}}, "must be Hyperparams, as grid"),
+        ({"keep_params": [0.5]}, r"keep_params=\[0.5\] must be a tuple of members"),
         ({"seeds": {"b": 2}}, r"seeds names \['b'\] and the cells are \['a'\]"),
         ({"hyperparams": {}}, r"hyperparams names \[\] and the cells are \['a'\]"),
     ],
@@ -272,14 +281,14 @@ def test_a_part_that_fails_is_noted_and_tried_again(root, monkeypatch, expected)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("at", [1, 4, 11])
-def test_a_signal_ends_the_segment_and_keeps_a_checkpoint(root, monkeypatch, capsys, expected, number, at):
+def test_a_signal_ends_the_segment_and_keeps_a_checkpoint(root, monkeypatch, capfd, expected, number, at):
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         interrupting(patch, at, lambda: os.kill(os.getpid(), number))
         with pytest.raises(signals.Stopped, match="stopped in cell a after a checkpoint"):
             train(SWEEP, root)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
-    assert f"{number.name}: stopping after this segment" in capsys.readouterr().err
+    assert f"{number.name}: stopping after this segment" in capfd.readouterr().err
     kept = list(root.glob("cells/*/checkpoints/*/[0-9]*"))
     assert len(kept) == 1
     assert_adds_up(store.status(root))
@@ -355,6 +364,72 @@ with stop_request():
     assert process.wait(timeout=5) == 128 + signal.SIGINT
 
 
+def test_a_signal_is_answered_while_python_cannot_run_its_handler_and_another_ends_the_process():
+    """As in a compilation: the main thread is in one long call, and standard error is kept away."""
+    script = """
+import ctypes
+from lossjax import devices
+from lossjax.sweeps.signals import stop_request
+sleep = ctypes.CDLL(None).sleep
+with stop_request(), devices.quiet_compilation():
+    print("ready", flush=True)
+    [*map(sleep, [60] * 100)]  # C code alone runs in this thread
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    while "SIGINT: stopping" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 128 + signal.SIGINT
+
+
+def test_a_signal_during_compilation_starts_no_training(root, monkeypatch):
+    original = run.compile_cell
+
+    def compile_cell(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(run, "compile_cell", compile_cell)
+    monkeypatch.setattr(run, "train_members", lambda *arguments, **options: pytest.fail("trained"))
+    with pytest.raises(signals.Stopped, match="stopped before cell a"):
+        train(SWEEP, root)
+
+
+# Disks that refuse ----------------------------------------------------------------------------------------------------
+
+
+def full(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_training_goes_on_where_a_checkpoint_cannot_be_written(root, monkeypatch, expected):
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.warns(RuntimeWarning, match=r"going on without a checkpoint: .*checkpoints.* No space left"):
+        train(SWEEP, root, checkpoint_seconds=0)
+    assert_bytes_equal(arrays(root), expected)
+
+
+def test_a_stop_whose_checkpoint_cannot_be_written_says_so(root, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_write", full)
+    interrupting(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with (
+        pytest.warns(RuntimeWarning, match="going on without a checkpoint"),
+        pytest.raises(signals.Stopped, match="without a new checkpoint, which could not be written"),
+    ):
+        train(SWEEP, root)
+
+
+def test_results_that_cannot_be_written_name_the_folder_and_fail_no_part(root, monkeypatch):
+    monkeypatch.setattr(parts.np, "savez", full)
+    with pytest.raises(StoreError, match=rf"writing in {root} failed .*No space left.*mend that"):
+        train(SWEEP, root)
+    assert store.status(root)["failed"] == 0
+
+
 # Kept parameters ------------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +447,21 @@ def test_kept_parameters_give_the_recorded_loss(root):
     assert not [name for name in history.metrics if "params" in name]
     with pytest.raises(ValueError, match=r"parameters of member 2 of cell 'a' were not kept; kept are \[1, 5\]"):
         load_model(root, "a", 2)
+    # named too late: said, and the remedy works
+    with pytest.warns(RuntimeWarning, match=r"parameters of members \[2\] of cell 'a' were not kept .* delete .*"):
+        train(dataclasses.replace(sweep, keep_params=(1, 2)), root)
+    for part in root.glob("cells/*/parts/*"):
+        shutil.rmtree(part)
+    with pytest.raises(ValueError, match="no part of cell 'a' is committed yet"):
+        load_model(root, "a", 1)
+    train(dataclasses.replace(sweep, keep_params=(1, 2)), root)
+    load_model(root, "a", 2)
+
+
+@pytest.mark.parametrize("member", [-1, 12])
+def test_members_that_there_are_not_cannot_be_kept(root, member):
+    with pytest.raises(ValueError, match=f"keep_params names member {member} and cell 'a' has the members 0 … 11"):
+        train(dataclasses.replace(SWEEP, keep_params=(0, member)), root)
 
 
 @pytest.mark.parametrize(("before", "after"), [((), (0,)), ((0,), ())])

@@ -40,6 +40,7 @@ def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> Non
 
     Raises:
         TypeError: a leaf that is no NumPy array of these.
+        OSError: it cannot be written, for example on a full disk; the message names the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,9 +49,12 @@ def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> Non
     # Counted by save and not by step: training that fell back to an older checkpoint reaches the same step again.
     numbers = _numbers(folder)
     number = numbers[-1] + 1 if numbers else 0
-    _write(
-        folder / f".{number:08}", folder / f"{number:08}", arrays, {"step": step, "versions": versions(_SAME_PROGRAM)}
-    )
+    temporary = folder / f".{number:08}"
+    try:
+        _write(temporary, folder / f"{number:08}", arrays, {"step": step, "versions": versions(_SAME_PROGRAM)})
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its bytes are needed for results
+        raise OSError(f"{folder} could not be written ({error})") from error
     for old in [*numbers, number][:-KEPT]:
         shutil.rmtree(folder / f"{old:08}")
 
@@ -133,7 +137,10 @@ def _write(temporary: Path, final: Path, arrays: Mapping[str, np.ndarray], facts
     with_elements = {name: array for name, array in arrays.items() if array.size}
     if with_elements:
         with ocp.PyTreeCheckpointer() as checkpointer:  # the synchronous one; a StandardCheckpointer returns too early
-            checkpointer.save(temporary.absolute() / _LEAVES, with_elements)
+            try:
+                checkpointer.save(temporary.absolute() / _LEAVES, with_elements)
+            except ValueError as error:  # what Orbax makes of a write that the system refuses
+                raise OSError(" ".join(str(error).split())[:300]) from error
     durable.seal(temporary, final, arrays, facts)
 
 

@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from lossjax import models
 from lossjax.sweeps import checkpoint, parts
-from lossjax.sweeps.plan import read_plan
+from lossjax.sweeps.plan import CellPlan, read_plan
 
 PARAMS = "params/"
 
@@ -25,7 +25,8 @@ def load_model(root: str | Path, cell: str, member: int, model: nn.Module | None
         model: needed for a model of your own; those of ``lossjax.models`` are made from what the store says.
 
     Raises:
-        ValueError: the member's parameters were not kept, or the model is not lossjax's own.
+        ValueError: the member's parameters were not kept, no part of its cell is committed yet, or the model is not
+            lossjax's own.
     """
     plan = read_plan(root).cell(cell)
     folder = _folder(parts.cell_folder(root, plan), member)
@@ -35,7 +36,10 @@ def load_model(root: str | Path, cell: str, member: int, model: nn.Module | None
             f"parameters of member {member} of cell {cell!r} were not kept; kept are {kept or 'none'}: name members in "
             "Sweep(keep_params=…) before they are trained"
         )
-    info = next(parts.manifests(root, plan))["info"]
+    manifest = next(parts.manifests(root, plan), None)
+    if manifest is None:
+        raise ValueError(f"no part of cell {cell!r} is committed yet in {root}; run the experiment to its end")
+    info = manifest["info"]
     if model is None:
         fields = dict(info["model"])
         kind = fields.pop("type")
@@ -54,6 +58,11 @@ def keep_params(cell_folder: Path, member: int, params: Mapping[str, np.ndarray]
     shutil.rmtree(folder, ignore_errors=True)
     flat = {tuple(name[len(PARAMS) :].split("/")): array[row] for name, array in params.items()}
     checkpoint.save_params(folder, traverse_util.unflatten_dict(flat))
+
+
+def has_params(root: str | Path, cell: CellPlan, member: int) -> bool:
+    """Whether a member's parameters are kept."""
+    return _folder(parts.cell_folder(root, cell), member).exists()
 
 
 def _folder(cell_folder: Path, member: int) -> Path:

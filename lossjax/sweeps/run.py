@@ -1,10 +1,11 @@
 """Running a sweep, part by part, with progress, checkpoints and stops; what is stored is not done again."""
 
+import contextlib
 import dataclasses
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,8 @@ import numpy as np
 from lossjax import devices
 from lossjax.identity import digest
 from lossjax.sweeps import checkpoint, parts, store
-from lossjax.sweeps.params import PARAMS, keep_params
-from lossjax.sweeps.plan import CellPlan, plan_changes, write_plan
+from lossjax.sweeps.params import PARAMS, has_params, keep_params
+from lossjax.sweeps.plan import CellPlan, StoreError, plan_changes, write_plan
 from lossjax.sweeps.progress import Meter
 from lossjax.sweeps.provenance import versions
 from lossjax.sweeps.signals import Stopped, StopRequest, stop_request
@@ -54,10 +55,15 @@ def run_sweep(
         mix_versions: add to parts that another version of lossjax or jax made.
 
     Raises:
-        ValueError: the sweep does not fit its tasks, or the folder is foreign, damaged, unwritable or being written.
+        ValueError: the sweep does not fit its tasks or itself, or the folder is foreign, damaged, being written, or
+            cannot be written (its disk is full, for example).
         MemoryError: a cell needs more memory than there is.
         Stopped: SIGINT or SIGTERM came; everything up to a checkpoint is kept.
         PartsFailed: parts ended in an error; each is noted in the store, and the next run tries them again.
+
+    Warns:
+        RuntimeWarning: a checkpoint could not be written or was passed over, or parameters are asked for of members
+            that were trained without keeping them.
     """
     store.prepare(root)
     devices.start()
@@ -66,14 +72,16 @@ def run_sweep(
     for name, cell in sweep.cells.items():
         members, description = sweep.members(name), sweep.description(name)
         check_cell(cell, members)
+        _check_keep_params(sweep, name, len(members))
         plans[name] = CellPlan(name, digest(description), len(members), description)
-    with store.lock(root), stop_request() as stop:
+    with _naming(root), store.lock(root), stop_request() as stop:
         changes = plan_changes(root, plans.values())
         if changes:
             print(f"changes to the plan in {root}:\n{changes}", file=sys.stderr)
         write_plan(root, plans.values(), experiment=experiment, scale=scale, command=command)
         failures = []
         for plan in plans.values():
+            _warn_of_params_not_kept(root, plan, sweep.keep_params)
             missing = parts.missing(root, plan, sweep.part_size)
             if not missing:
                 continue
@@ -86,6 +94,38 @@ def run_sweep(
         _stop_if_asked(stop, "with nothing left to train")
     if failures:
         raise PartsFailed("\n".join(failures) + "\nthe other parts are kept; the same command tries these again")
+
+
+@contextlib.contextmanager
+def _naming(root: Path) -> Iterator[None]:
+    """The system's own errors name no folder, a full disk's least of all."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"writing in {root} failed ({error}); mend that and run the same command again: what is committed is kept"
+        ) from error
+
+
+def _check_keep_params(sweep: Sweep, name: str, num_members: int) -> None:
+    for member in sweep.keep_params:
+        if not 0 <= member < num_members:
+            raise ValueError(
+                f"keep_params names member {member} and cell {name!r} has the members 0 … {num_members - 1}; name "
+                "members that every cell has"
+            )
+
+
+def _warn_of_params_not_kept(root: Path, plan: CellPlan, members: tuple[int, ...]) -> None:
+    for part in parts.committed(root, plan):
+        without = [m for m in members if part.first <= m < part.last and not has_params(root, plan, m)]
+        if without:
+            warnings.warn(
+                f"parameters of members {without} of cell {plan.name!r} were not kept when they were trained; to train "
+                f"them again with keep_params, delete {part.path} and run the same command",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def _stop_if_asked(stop: StopRequest, where: str) -> None:
@@ -106,6 +146,7 @@ def _run_cell(
     # on an accelerator the last bits depend on the tile, so a cell keeps the one that it began with
     tile = min((manifest["tile"] for manifest in parts.manifests(root, plan)), default=None)
     program = compile_cell(cell, members, tile=tile)
+    _stop_if_asked(stop, f"before cell {plan.name}")
     num_left = sum(last - first for first, last in missing)
     num_done = len(members) - num_left
     total, evaluating = 0.0, 0.0
@@ -114,7 +155,7 @@ def _run_cell(
             part = _Part(cell, program, root, plan, first, members[slice(first, last)], sweep.keep_params)
             try:
                 cost, tile = _run_part(part, meter, num_done, stop, checkpoint_seconds)
-            except Stopped:
+            except (Stopped, OSError):  # a disk that cannot be written is no fault of the part
                 raise
             except Exception as error:
                 parts.mark_failed(root, plan, first, last, f"{type(error).__name__}: {error}")
@@ -191,9 +232,10 @@ def _run_part(
         if segment.members_done == len(part.members):
             continue  # the part is about to be committed
         if stop.received is not None or time.monotonic() - kept >= checkpoint_seconds:
-            _save(part, segment.snapshot(), cost())
+            is_kept = _save(part, segment.snapshot(), cost())
             kept = time.monotonic()
-        _stop_if_asked(stop, f"in cell {part.plan.name} after a checkpoint")
+            how = "after a checkpoint" if is_kept else "without a new checkpoint, which could not be written"
+            _stop_if_asked(stop, f"in cell {part.plan.name} {how}")
 
 
 def _commit(part: _Part, records: Mapping[str, np.ndarray], tile: int, cost: _Cost) -> None:
@@ -216,11 +258,17 @@ def _commit(part: _Part, records: Mapping[str, np.ndarray], tile: int, cost: _Co
     )
 
 
-def _save(part: _Part, snapshot: Snapshot, cost: _Cost) -> None:
+def _save(part: _Part, snapshot: Snapshot, cost: _Cost) -> bool:
+    """Whether a checkpoint could be written; training goes on without one, as long as its results can be."""
     arrays = {f"done/{name}": array for name, array in snapshot.done.items()}
     arrays |= {f"state/{path}": array for path, array in snapshot.state.items()}
     arrays |= {f"cost/{name}": np.array(seconds) for name, seconds in cost._asdict().items()}
-    checkpoint.save(part.checkpoints, snapshot.step, arrays)
+    try:
+        checkpoint.save(part.checkpoints, snapshot.step, arrays)
+    except OSError as error:
+        warnings.warn(f"going on without a checkpoint: {error}", RuntimeWarning, stacklevel=2)
+        return False
+    return True
 
 
 def _restore(part: _Part) -> tuple[Snapshot | None, _Cost]:

@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from flax import linen as nn
+
 from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe, digest
 from lossjax.keys import Seeds, tied
+from lossjax.training.config import TrainConfig
 from lossjax.training.population import Members, compiler_options, flatten
 from lossjax.training.train import Cell
 
@@ -33,16 +36,27 @@ class Sweep:
     keep_params: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.cells:
-            raise ValueError("a Sweep needs at least one cell")
+        if not isinstance(self.cells, Mapping) or not self.cells:
+            raise ValueError(f"cells={self.cells!r} must be a dict of at least one cell, by name: {{'a': Cell(…)}}")
+        for name, cell in self.cells.items():
+            _check_types(name, cell)
+        each = self.hyperparams.values() if isinstance(self.hyperparams, Mapping) else [self.hyperparams]
+        for hyperparams in each:
+            if not isinstance(hyperparams, Hyperparams):
+                raise ValueError(
+                    f"hyperparams={self.hyperparams!r} must be Hyperparams, as grid(learning_rate=1e-2) gives them, or "
+                    "a dict of them by cell"
+                )
         for field in ("hyperparams", "seeds"):
             value = getattr(self, field)
             if isinstance(value, Mapping) and set(value) != set(self.cells):
                 raise ValueError(
                     f"{field} names {sorted(value)} and the cells are {sorted(self.cells)}; name each cell"
                 )
-        if self.part_size < 1:
-            raise ValueError(f"part_size={self.part_size} must be at least 1")
+        if type(self.part_size) is not int or self.part_size < 1:
+            raise ValueError(f"part_size={self.part_size} must be at least 1, a whole number")
+        if not isinstance(self.keep_params, tuple) or any(type(member) is not int for member in self.keep_params):
+            raise ValueError(f"keep_params={self.keep_params!r} must be a tuple of members, such as (0, 3)")
 
     def with_seeds(self, num_seeds: int) -> "Sweep":
         """The same sweep with another number of tied seeds; seeds designed otherwise cannot be changed by a number."""
@@ -79,3 +93,16 @@ class Sweep:
             # more tied seeds only append members, so their number is no part of what a cell is
             "seeds": seeds.design if seeds.design == "tied" else f"{seeds.design} {digest(describe(seeds.table))[:12]}",
         }
+
+
+def _check_types(name: str, cell: Any) -> None:
+    if not isinstance(cell, Cell):
+        raise ValueError(f"cell {name!r} is {cell!r}; it must be a Cell(task, model, config)")
+    for field, fits, example in (
+        # of the type: the protocol's properties would read files
+        ("task", callable(getattr(type(cell.task), "splits", None)), "lossjax.tasks.RandomLabels()"),
+        ("model", isinstance(cell.model, nn.Module), "lossjax.models.LSTM(hidden=16)"),
+        ("config", isinstance(cell.config, TrainConfig), "TrainConfig(batch_size=16, epochs=50)"),
+    ):
+        if not fits:
+            raise ValueError(f"{field}={getattr(cell, field)!r} of cell {name!r} is no {field}; give {example}")
