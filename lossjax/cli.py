@@ -6,6 +6,7 @@ import inspect
 import json
 import shlex
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
     from lossjax.analysis.findings import Findings
     from lossjax.sweeps.experiment import Experiment, Scale
 
-PARTS_FAILED, WRONG_INPUT = 1, 2  # exit codes; stopped on request is signals.STOPPED, 75
+# exit codes; UNEXPECTED is EX_SOFTWARE of sysexits.h, and stopped on request is signals.STOPPED, 75
+PARTS_FAILED, WRONG_INPUT, UNEXPECTED = 1, 2, 70
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     smoke: bool = False
-    """Seconds instead of minutes: a few small members, in a folder of their own (<experiment>-smoke)."""
+    """A few small members, in a folder of their own (<experiment>-smoke); mostly compiling, so minutes at first."""
     seeds: int | None = None
     """Another number of seeds; more than are stored only adds members."""
     results: Path = Path("results")
@@ -129,10 +131,27 @@ Command = (
 )
 
 
+@contextlib.contextmanager
+def _ended_with_a_code() -> Iterator[None]:
+    """Ctrl-C outside of training is a line and no traceback; an unexpected error is not taken for failed parts."""
+    from lossjax.sweeps.signals import STOPPED
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\nlossjax: stopped; what is committed is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(STOPPED)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(UNEXPECTED)
+
+
+@_ended_with_a_code()
 def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None = None) -> None:
     """The command line; with an experiment, that of its own file (``python experiments/x.py --smoke``).
 
-    Exit codes: 0 done; 1 parts failed; 2 wrong input, with one line that says what; 75 stopped on request.
+    Exit codes: 0 done; 1 parts failed; 2 wrong input, with one line that says what; 70 an unexpected error, with its
+    traceback; 75 stopped on request.
     """
     program = Path(sys.argv[0]).name
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -157,12 +176,12 @@ def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None
 
 
 @contextlib.contextmanager
-def _explained(*kinds: type[Exception]) -> Iterator[None]:
+def _explained(*kinds: type[Exception], kept: str = "") -> Iterator[None]:
     """What a user can mend becomes one line and exit code 2; anything else is a bug and keeps its traceback."""
     try:
         yield
     except kinds as error:
-        print(f"lossjax: {error}", file=sys.stderr)
+        print(f"lossjax: {error}{kept}", file=sys.stderr)
         sys.exit(WRONG_INPUT)
 
 
@@ -174,13 +193,19 @@ def _load(path: Path) -> "Experiment":
 
 
 def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
+    from lossjax.analysis.findings import Findings
     from lossjax.sweeps import run, signals, simulation, store
+    from lossjax.sweeps.experiment import own_code
+    from lossjax.sweeps.sweep import Sweep
 
     scale: Scale = "smoke" if options.smoke else "full"
     root = _root(experiment, options.results, options.smoke)
     try:
         with _explained(ValueError, ImportError, MemoryError, OSError):
-            sweep = experiment.sweep(scale)
+            with own_code():
+                sweep = experiment.sweep(scale)
+            if not isinstance(sweep, Sweep | simulation.Simulations):
+                raise ValueError(f"sweep({scale!r}) of experiment {experiment.name!r} gave {sweep!r} and no Sweep")
             if options.seeds is not None:
                 sweep = sweep.with_seeds(options.seeds)
             if isinstance(sweep, simulation.Simulations):
@@ -210,9 +235,13 @@ def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
         print(f"lossjax: {failed}", file=sys.stderr)
         return PARTS_FAILED
     print(f"analysing {root}", file=sys.stderr)
-    with _explained(store.StoreError, ImportError):
-        findings = experiment.analyse(store.load(root))
-    _publish(experiment, dataclasses.replace(findings, meta={**store.cost(root), **findings.meta}), root)
+    with _explained(ValueError, kept=f"; what was trained is kept in {root}"):
+        with own_code():
+            findings = experiment.analyse(store.load(root))
+        if not isinstance(findings, Findings):
+            raise ValueError(f"analyse of experiment {experiment.name!r} gave {findings!r} and no Findings")
+        findings = dataclasses.replace(findings, meta={**store.cost(root), **findings.meta})
+    _publish(experiment, findings, root)
     return 0
 
 
@@ -228,12 +257,15 @@ def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None
     """Writes what is committed: summary.json, tables, figures, and the report that shows them."""
     from lossjax.reports.plots import save
     from lossjax.reports.report import estimate_text, write_findings, write_report
+    from lossjax.sweeps.experiment import own_code
 
-    write_findings(findings, root)
     drawn = []
-    for name, figure in experiment.plot(findings).items():
-        save(figure.figure, root / name)
-        drawn.append((f"{name}.png", figure.caption))
+    with _explained(ValueError, OSError, kept=f"; what was trained is kept in {root}"):
+        write_findings(findings, root)
+        with own_code():
+            for name, figure in experiment.plot(findings).items():
+                save(figure.figure, root / name)
+                drawn.append((f"{name}.png", figure.caption))
     report = write_report(experiment.name, experiment.question, findings, drawn, root)
     for verdict in findings.verdicts:
         print(
@@ -322,3 +354,7 @@ def _diagnose(options: Diagnose) -> None:
 
 def _root(experiment: "Experiment", results: Path, smoke: bool) -> Path:
     return results / (f"{experiment.name}-smoke" if smoke else experiment.name)
+
+
+if __name__ == "__main__":
+    main()

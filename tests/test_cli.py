@@ -249,3 +249,83 @@ def test_a_cell_name_that_is_no_folder(command, write_experiment):
     file = write_experiment()
     file.write_text(file.read_text().replace('{"a": cell}', '{"../a": cell}'))
     one_message(command("run", file), "cell name '../a'", "rename the cell")
+
+
+@pytest.mark.parametrize(
+    ("correct", "wrong", "message"),
+    [
+        ("lj.TrainConfig(4,", "lj.TrainConfig(batchsize=4,", "unexpected keyword argument 'batchsize'"),
+        ("TASK, lj.models", "TSAK, lj.models", "NameError: name 'TSAK' is not defined"),
+        ("return lj.Sweep(", "lj.Sweep(", "sweep('full') of experiment 'tiny' gave None and no Sweep"),
+        ("TASK = ", "TASK = 1 +* ", "SyntaxError"),
+        ("TASK = ", "TASK = 1 / 0, ", "ZeroDivisionError"),
+        ("part_size=5", "part_size=2.5", "part_size=2.5 must be at least 1"),
+        ('"tiny", "Does', '"../up", "Does', "experiment name '../up' names a folder"),
+        ('"tiny", "Does', '"", "Does', "experiment name '' names a folder"),
+        ('"tiny", "Does', '"a/b", "Does', "experiment name 'a/b' names a folder"),
+        ('"tiny", "Does', '"tiny-smoke", "Does', "ends as the folder of a smoke run does; rename it"),
+        ("sweep, analyse, plot)", "sweep, None, plot)", "analyse=None of experiment 'tiny' must be a function"),
+    ],
+)
+def test_a_slip_in_an_experiment_is_one_line_with_its_place(
+    command, write_experiment, tmp_path, correct, wrong, message
+):
+    file = write_experiment()
+    text = file.read_text()
+    assert correct in text
+    text = text.replace(correct, wrong)
+    file.write_text(text)
+    result = command("run", file)
+    one_message(result, message)
+    if "gave None" not in message:
+        number = next(number for number, line in enumerate(text.splitlines(), start=1) if wrong in line)
+        one_message(result, f"{file}, line {number}: ")
+    assert {path.name for path in tmp_path.iterdir()} <= {"tiny.py", "__pycache__"}
+
+
+@pytest.mark.parametrize(
+    ("correct", "wrong", "message"),
+    [
+        ('["val_loss"].mean', '["val_los"].mean', "KeyError: 'val_los'; what was trained is kept in results"),
+        ("return lj.Findings(", "lj.Findings(", "analyse of experiment 'tiny' gave None and no Findings"),
+        ('["step"], findings', '["stp"], findings', "KeyError: 'stp'; what was trained is kept in results"),
+    ],
+)
+def test_a_slip_in_analysis_or_drawing_keeps_what_was_trained(command, write_experiment, root, correct, wrong, message):
+    file = write_experiment(seeds=2)
+    file.write_text(file.read_text().replace(correct, wrong))
+    one_message(command("run", file), message)
+    assert members_are_there(root) == 2
+
+
+def test_an_experiment_imports_what_lies_beside_it(write_experiment, tmp_path):
+    (tmp_path / "beside_the_experiment.py").write_text("SEEDS = 3\n")
+    file = write_experiment(seeds="SEEDS")
+    file.write_text("from beside_the_experiment import SEEDS\n" + file.read_text())
+    assert len(load_experiment(file).sweep("full").members("a")) == 3
+
+
+def test_ctrl_c_outside_of_training_is_a_line(command, write_experiment, monkeypatch, root):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "load", interrupted)
+    code, _, err = command("run", write_experiment(seeds=2))
+    assert code == 75
+    assert "Traceback" not in err
+    assert "lossjax: stopped; what is committed is kept" in err
+
+
+def test_an_error_nobody_foresaw_is_not_taken_for_failed_parts(command, write_experiment, monkeypatch):
+    monkeypatch.setattr(store, "status", lambda root: 1 / 0)
+    (write_experiment().parent / "plan.json").write_text("{}")
+    code, _, err = command("status", ".")
+    assert code == 70
+    assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize("module", ["lossjax", "lossjax.cli"])
+def test_the_command_is_a_module_too(module):
+    result = subprocess.run([sys.executable, "-m", module, "claims", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "ledger of claims" in result.stdout

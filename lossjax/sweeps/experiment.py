@@ -1,15 +1,19 @@
 """Experiment: a question, what is trained to answer it, how the answer is computed, and how it is drawn."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lossjax.analysis.findings import Findings
 from lossjax.history import History
+from lossjax.sweeps.plan import StoreError, check_folder_name
 
 if TYPE_CHECKING:
     from lossjax.sweeps.simulation import Simulations
@@ -47,12 +51,49 @@ class Experiment:
     analyse: Callable[[Mapping[str, History]], Findings]
     plot: Callable[[Findings], Mapping[str, Figure]]
 
+    def __post_init__(self) -> None:
+        check_folder_name("experiment", self.name)
+        if self.name.endswith("-smoke"):
+            raise ValueError(f"experiment name {self.name!r} ends as the folder of a smoke run does; rename it")
+        for name in ("sweep", "analyse", "plot"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} of experiment {self.name!r} must be a function")
 
-def load_experiment(path: str | Path) -> Experiment:
-    """The ``experiment`` of a Python file, from any folder.
+
+@contextlib.contextmanager
+def own_code() -> Iterator[None]:
+    """What an experiment's own code raises becomes one line with the place: ``file.py, line 12: NameError: …``.
 
     Raises:
-        ValueError: where there is no such file, or it defines no Experiment of that name.
+        ValueError: that line. An error of the store stays as it is.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        # lossjax's own messages say all; of the others the kind is half of it
+        text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(_place(error) + " ".join(text.split())) from error
+
+
+def _place(error: Exception) -> str:
+    """The last line of the error's way that is neither lossjax's nor a library's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: "
+    others = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in others):
+            return f"{file}, line {frame.lineno}: "
+    return ""
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """The ``experiment`` of a Python file, from any folder; it may import what lies beside it.
+
+    Raises:
+        ValueError: where there is no such file, it cannot be run, or it defines no Experiment of that name.
     """
     file = Path(path)
     if not file.is_file():
@@ -66,10 +107,11 @@ def load_experiment(path: str | Path) -> Experiment:
         raise ValueError(f"{file} is not a Python file; an experiment file ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    beside = str(file.resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)  # as `python file.py` has it
+    with own_code():
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError) as error:
-        raise ValueError(f"{file} cannot be loaded: {error}") from error
     experiment = getattr(module, "experiment", None)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{file} defines no experiment; it needs a line  experiment = lossjax.Experiment(…)")
