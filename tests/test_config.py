@@ -91,7 +91,7 @@ def test_lists_of_a_measure_become_tuples_so_that_it_can_be_a_key():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"splits": "train"}, "splits='train' must be a tuple"), ({"bins": 2.5}, "bins=2.5 must be a whole number")],
+    [({"splits": "train"}, "splits='train' must be a tuple"), ({"bins": 2.5}, "bins=2.5 must be at least 1, a whole")],
 )
 def test_a_measure_of_other_types_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):

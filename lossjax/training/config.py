@@ -51,7 +51,7 @@ class Measure:
         for name, least in (("bins", 1), ("folds", 2), ("num_groups", 0), ("block", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number (a Python int) of at least {least}")
+                raise ValueError(f"{name}={value!r} must be at least {least}, a whole number (a Python int)")
         if any(not 0 <= q <= 1 for q in self.quantiles):
             raise ValueError(f"quantiles={self.quantiles} must lie in [0, 1]")
 
