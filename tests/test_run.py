@@ -244,7 +244,7 @@ def test_other_versions_are_not_mixed_unless_asked_for(root, monkeypatch, expect
 
 
 def interrupting(monkeypatch, at: int, action) -> None:
-    """Does something after the ``at``-th segment of a run, counted over its parts; segments are one step long."""
+    """Does something after the ``at``-th segment of a run, counted over its parts; segments take 3 steps, then 1."""
     seen = iter(range(1, 10_000))
     original = population.train_members
 
@@ -261,6 +261,7 @@ def interrupting(monkeypatch, at: int, action) -> None:
 
     monkeypatch.setattr(run, "train_members", train_members)
     monkeypatch.setattr(population, "SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(population, "FIRST_STEPS", 3)
 
 
 def test_a_part_that_fails_is_noted_and_tried_again(root, monkeypatch, expected):
