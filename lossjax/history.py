@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,9 @@ class History:
     """What a population of members left behind.
 
     Attributes:
-        metrics: name → array [member, eval], [member, eval, group], [member, eval, quantile] or, for per-example
-            records, [member, eval, example] and [member, eval, example, class]. Losses in nats. ``nan`` where a
-            measure has no value (``batch_loss`` before the first step, a group without examples).
+        metrics: name → array [member, eval], [member, eval, group], [member, eval, quantile], [member, eval, group,
+            quantile] or, for per-example records, [member, eval, example] and [member, eval, example, class]. Losses in
+            nats. ``nan`` where a measure has no value (``batch_loss`` before the first step, a group without examples).
         steps: [eval] the optimiser steps done at each evaluation; the first is 0.
         seeds: stream → [member] uint32.
         hyperparams: name → [member] float32, the fields present only.
@@ -67,6 +68,11 @@ class History:
     def status(self) -> np.ndarray:
         """[member] ``"ok"`` or ``"nonfinite"``."""
         return np.where(self.finite, "ok", "nonfinite")
+
+    @property
+    def quantiles(self) -> np.ndarray:
+        """[quantile] which quantiles of the margin are in ``val_margin_quantiles`` and so on."""
+        return np.array(self.info["config"]["measure"]["quantiles"], dtype=float)
 
     def select(self, **labels: float) -> History:
         """The members with these hyperparameters or seeds: ``select(learning_rate=1e-2, init=3)``."""
@@ -124,22 +130,31 @@ class History:
         )
 
     def to_xarray(self) -> xarray.Dataset:
-        """An xarray Dataset with dimensions member and eval; needs ``pip install "lossjax[frames]"``."""
+        """An xarray Dataset with named dimensions; needs ``pip install "lossjax[frames]"``.
+
+        They are member and eval, then group, quantile, ``<split>_example`` and class where a metric has them.
+        """
         try:
             import xarray
         except ImportError as error:
             raise ImportError('to_xarray needs xarray; run pip install "lossjax[frames]"') from error
         variables = {name: (_dimensions(name, array), array) for name, array in self.metrics.items()}
+        has_quantiles = any("quantile" in dimensions for dimensions, _ in variables.values())
         coordinates = {
             "step": ("eval", self.steps),
             "status": ("member", self.status),
             **{f"seed_{name}": ("member", array) for name, array in self.seeds.items()},
             **{name: ("member", array) for name, array in self.hyperparams.items()},
+            **({"quantile": ("quantile", self.quantiles)} if has_quantiles else {}),
         }
         return xarray.Dataset(variables, coordinates, {"info": json.dumps(self.info)})
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row a member and evaluation, a column a metric [member, eval]; needs ``pip install "lossjax[frames]"``."""
+        """A row a member and evaluation, a column a metric; needs ``pip install "lossjax[frames]"``.
+
+        Metrics by group and quantile have a column each: ``val_group_loss[2]``, ``val_margin_quantiles[0.05]``,
+        ``val_group_margin_quantiles[2, 0.05]``. Records of examples are in ``metrics`` and ``to_xarray`` only.
+        """
         try:
             import pandas
         except ImportError as error:
@@ -149,7 +164,15 @@ class History:
         columns |= {f"seed_{name}": array[member] for name, array in self.seeds.items()}
         columns |= {name: array[member] for name, array in self.hyperparams.items()}
         columns["status"] = self.status[member]
-        columns |= {name: array.reshape(-1) for name, array in self.metrics.items() if array.ndim == 2}
+        for name, array in self.metrics.items():
+            within = _dimensions(name, array)[2:]
+            if not {"group", "quantile"}.issuperset(within):
+                continue
+            places = [self.quantiles if dim == "quantile" else range(array.shape[2]) for dim in within]
+            flat = array.reshape(len(member), -1)
+            for column, place in enumerate(itertools.product(*places)):
+                label = ", ".join(f"{label:g}" for label in place)
+                columns[f"{name}[{label}]" if place else name] = flat[:, column]
         return pandas.DataFrame(columns)
 
 
@@ -171,10 +194,8 @@ def concatenate(histories: Sequence[History]) -> History:
 
 
 def _dimensions(name: str, array: np.ndarray) -> tuple[str, ...]:
-    split = name.split("_", 1)[0]
-    if "_group_" in name:
-        return ("member", "eval", "group")
-    if "quantile" in name:
-        return ("member", "eval", "quantile")
-    # examples of two splits differ in number, so each split has a dimension of its own
-    return ("member", "eval", f"{split}_example", "class")[: array.ndim]
+    within: tuple[str, ...] = (("group",) if "_group_" in name else ()) + (("quantile",) if "quantile" in name else ())
+    if not within:
+        # examples of two splits differ in number, so each split has a dimension of its own
+        within = (f"{name.split('_', 1)[0]}_example", "class")
+    return ("member", "eval", *within)[: array.ndim]

@@ -6,6 +6,7 @@ import pytest
 from lossjax.history import History, concatenate
 
 MEMBERS, EVALS, EXAMPLES = 6, 3, 4
+QUANTILES = np.array([0.05, 0.5, 0.75], np.float32)
 
 
 def make_history(first: int = 0, num_members: int = MEMBERS) -> History:
@@ -16,7 +17,8 @@ def make_history(first: int = 0, num_members: int = MEMBERS) -> History:
         metrics={
             "val_loss": value,
             "val_group_loss": value[..., None] + np.arange(2, dtype=np.float32) / 10,
-            "val_margin_quantiles": value[..., None] + np.arange(5, dtype=np.float32) / 10,
+            "val_margin_quantiles": value[..., None] + QUANTILES,
+            "val_group_margin_quantiles": value[..., None, None] + np.arange(2, dtype=np.float32)[:, None] + QUANTILES,
             "val_example_loss": value[..., None] + np.arange(EXAMPLES, dtype=np.float32) / 10,
             "test_logits": np.zeros((num_members, EVALS, EXAMPLES + 1, 2), np.float32),
         },
@@ -24,7 +26,7 @@ def make_history(first: int = 0, num_members: int = MEMBERS) -> History:
         seeds={"data": (member // 2).astype(np.uint32), "init": (member // 2).astype(np.uint32)},
         hyperparams={"learning_rate": np.where(member % 2 == 0, 0.01, 0.1).astype(np.float32)},
         nonfinite_step=np.where(member == 3, 7, -1).astype(np.int32),
-        info={"steps_per_epoch": 5, "model": {"hidden": 4}},
+        info={"steps_per_epoch": 5, "config": {"measure": {"quantiles": [0.05, 0.5, 0.75]}}},
     )
 
 
@@ -142,6 +144,9 @@ def test_to_xarray_names_every_dimension():
     assert dataset["val_loss"].dims == ("member", "eval")
     assert dataset["val_group_loss"].dims == ("member", "eval", "group")
     assert dataset["val_margin_quantiles"].dims == ("member", "eval", "quantile")
+    assert dataset["val_group_margin_quantiles"].dims == ("member", "eval", "group", "quantile")
+    median = dataset["val_group_margin_quantiles"].sel(quantile=0.5, group=1)
+    np.testing.assert_allclose(median[2, 1], 2 * 10 + 1 + 1 + 0.5)
     assert dataset["val_example_loss"].dims == ("member", "eval", "val_example")
     assert dataset["test_logits"].dims == ("member", "eval", "test_example", "class")
     assert dataset.coords["step"].values.tolist() == [0, 5, 10]
@@ -154,7 +159,28 @@ def test_to_pandas_has_a_row_a_member_and_evaluation():
     history = make_history()
     frame = history.to_pandas()
     assert len(frame) == MEMBERS * EVALS
-    assert set(frame) == {"member", "step", "seed_data", "seed_init", "learning_rate", "status", "val_loss"}
+    labels = {"member", "step", "seed_data", "seed_init", "learning_rate", "status"}
+    margins = {f"val_margin_quantiles[{q}]" for q in (0.05, 0.5, 0.75)}
+    by_group = {f"val_group_margin_quantiles[{group}, {q}]" for group in (0, 1) for q in (0.05, 0.5, 0.75)}
+    assert set(frame) == {*labels, "val_loss", "val_group_loss[0]", "val_group_loss[1]", *margins, *by_group}
     for (member, step), rows in frame.groupby(["member", "step"]):
         assert rows["val_loss"].item() == history.metrics["val_loss"][member, step // 5]
         assert rows["status"].item() == history.status[member]
+        for group in (0, 1):
+            value = history.metrics["val_group_margin_quantiles"][member, step // 5, group, 2]
+            assert rows[f"val_group_margin_quantiles[{group}, 0.75]"].item() == value
+
+
+def test_frames_without_quantiles_need_no_word_on_which():
+    history = make_history()
+    plain = History(
+        {name: history.metrics[name] for name in ("val_loss", "val_group_loss")},
+        history.steps,
+        history.seeds,
+        history.hyperparams,
+        history.nonfinite_step,
+        {"steps_per_epoch": 5},
+    )
+    pytest.importorskip("xarray")
+    assert "quantile" not in plain.to_xarray().dims
+    assert "val_group_loss[1]" in plain.to_pandas()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
+from lossjax.devices import compiler_options
 from lossjax.training.config import Measure
 from lossjax.training.measure import class_groups, measure, per_example
 
@@ -140,12 +141,28 @@ def test_equal_confidences_share_bins_in_proportion() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_margin_quantiles_equal_numpy(weighted: bool) -> None:
     logits, labels = _draw(203, 10)
-    weights = (np.arange(203) % 3 > 0).astype(np.float32)
+    weights = (np.arange(203) % 3 > 0).astype(np.float32) if weighted else None
     config = Measure(quantiles=(0.0, 0.05, 0.5, 0.77, 1.0))
-    actual = _measure(logits, labels, config=config, weights=weights if weighted else None)["margin_quantiles"]
+    groups = np.int32([0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    actual = _measure(logits, labels, jnp.asarray(groups), config, weights)
     margins = np.asarray(per_example(logits, labels)["example_margin"])
-    used = margins[weights > 0] if weighted else margins
-    np.testing.assert_allclose(actual, np.quantile(used, config.quantiles), rtol=1e-4, atol=1e-5)
+    is_used = np.ones(203, bool) if weights is None else weights > 0
+    expected = np.quantile(margins[is_used], config.quantiles)
+    np.testing.assert_allclose(actual["margin_quantiles"], expected, rtol=1e-4, atol=1e-5)
+    assert actual["group_margin_quantiles"].shape == (3, 5)
+    for group in (0, 1):
+        expected = np.quantile(margins[is_used & (groups[labels] == group)], config.quantiles)
+        np.testing.assert_allclose(actual["group_margin_quantiles"][group], expected, rtol=1e-4, atol=1e-5)
+    assert np.isnan(actual["group_margin_quantiles"][2]).all()  # no class is in the third group
+
+
+def test_quantiles_of_one_example_are_its_margin() -> None:
+    logits, labels = _draw(30, 10)
+    labels[:] = 1
+    labels[7] = 0
+    groups = jnp.asarray([0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    quantiles = _measure(logits, labels, groups)["group_margin_quantiles"]
+    np.testing.assert_allclose(quantiles[0], logits[7, 0] - logits[7, 1:].max(), rtol=1e-5)
 
 
 def _penalised(log_inverse: float, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -202,6 +219,33 @@ def test_edges_are_flagged() -> None:
     assert _measure(*_draw(1000, 10))["temperature_edge"] == 0
 
 
+@pytest.mark.parametrize("num_classes", [10, 40])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_groups_temperature_equals_scipys_on_its_rows(num_classes: int, weighted: bool) -> None:
+    logits, labels = _draw(900, num_classes)
+    groups = np.arange(num_classes, dtype=np.int32) * 3 // num_classes
+    # calibrated, too confident, and far too confident: beyond the bracket
+    logits *= np.float32([1, 4, 1000])[groups[labels]][:, None]
+    weights = (np.arange(900) % 3 > 0).astype(np.float32) if weighted else None
+    metrics = _measure(logits, labels, jnp.asarray(groups), weights=weights)
+    for group in range(3):
+        chosen = (groups[labels] == group) & (True if weights is None else weights > 0)
+        expected = _best_log_inverse(logits[chosen], labels[chosen])
+        np.testing.assert_allclose(-np.log(metrics["group_temperature"][group]), expected, atol=2e-3)
+    assert metrics["group_temperature_edge"].tolist() == [0, 0, 1]
+
+
+def test_a_group_of_one_right_example_is_kept_from_the_edge_by_the_penalty() -> None:
+    logits, labels = _draw(200, 10)
+    labels[labels == 9] = 8
+    logits[0], labels[0] = 0, 9
+    logits[0, 9] = 4
+    metrics = _measure(logits, labels, jnp.asarray([0] * 9 + [1]))
+    expected = _best_log_inverse(logits[:1], labels[:1])
+    np.testing.assert_allclose(-np.log(metrics["group_temperature"][1]), expected, atol=2e-3)
+    assert metrics["group_temperature_edge"][1] == 0
+
+
 def test_temperature_of_calibrated_logits_is_one_and_scales_with_them() -> None:
     logits, labels = _draw(4000, 10)
     metrics = _measure(logits, labels)
@@ -240,14 +284,13 @@ def test_a_group_is_measured_as_its_examples_alone() -> None:
     logits, labels = _draw(400, 10)
     groups = np.int32([0, 0, 0, 1, 1, 1, 1, 1, 1, 1])
     metrics = _measure(logits, labels, jnp.asarray(groups))
-    alone_in_temperature = {"temperature", "temperature_edge", "margin_quantiles", "refinement", "calibration"}
     for group in (0, 1):
         chosen = groups[labels] == group
         alone = _measure(logits[chosen], labels[chosen])
-        for name in set(alone) - alone_in_temperature:
+        for name in set(alone) - {"refinement", "calibration"}:  # those are at the temperature of all
             np.testing.assert_allclose(metrics[f"group_{name}"][group], alone[name], rtol=1e-4, err_msg=name)
-    for name in ("loss", "accuracy", "refinement", "calibration", "ece_mass"):
-        assert np.isnan(metrics[f"group_{name}"][2]), name  # no class is in the third group
+    for name in alone:
+        assert np.isnan(metrics[f"group_{name}"][2]).all(), name  # no class is in the third group
     shares = np.bincount(groups[labels]) / len(labels)
     for name in ("refinement", "calibration"):
         np.testing.assert_allclose(metrics[f"group_{name}"][:2] @ shares, metrics[name], rtol=1e-4, atol=1e-6)
@@ -261,6 +304,26 @@ def test_mapped_over_members_equals_looped() -> None:
     for member in range(3):
         looped = _measure(logits[member], labels[member], groups)
         _assert_close({name: value[member] for name, value in mapped.items()}, looped)
+
+
+@pytest.mark.parametrize("ynn_fusion", [False, True])
+def test_the_tiles_that_are_chosen_change_no_byte(ynn_fusion: bool) -> None:
+    """At the sizes of a real evaluation, compiled as a population's programs are."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("on an accelerator a member's bytes are its own for one tile only")
+    rng = np.random.default_rng(0)
+    logits = (3 * rng.normal(size=(16, 1000, 10))).astype(np.float32)
+    labels = rng.integers(0, 10, (16, 1000)).astype(np.int32)
+    groups = np.stack([rng.permutation(10) % 3 for _ in range(16)]).astype(np.int32)
+    options = dict(compiler_options("cpu", ynn_fusion))
+    mapped = jax.jit(jax.vmap(lambda z, y, g: measure(z, y, g, CONFIG)), compiler_options=options)
+    whole = mapped(logits, labels, groups)
+    for tile in (4, 8):
+        tiles = [slice(first, first + tile) for first in range(0, 16, tile)]
+        found = [mapped(logits[members], labels[members], groups[members]) for members in tiles]
+        for name, values in whole.items():
+            together = np.concatenate([metrics[name] for metrics in found])
+            np.testing.assert_array_equal(together.view(np.int32), np.asarray(values).view(np.int32), err_msg=name)
 
 
 @settings(max_examples=20, deadline=None)
@@ -301,9 +364,10 @@ def test_mass_error_does_not_depend_on_the_order_of_examples() -> None:
 @pytest.mark.parametrize("num_classes", [10, 40])
 def test_a_nonfinite_member_has_no_metrics(num_classes: int) -> None:
     logits, labels = _draw(50, num_classes)
-    metrics = _measure(np.full_like(logits, np.nan), labels)
+    metrics = _measure(np.full_like(logits, np.nan), labels, jnp.arange(num_classes) % 3)
     for name in ("loss", "brier", "ece_width", "ece_mass", "temperature", "temperature_edge", "refinement"):
         assert np.isnan(metrics[name]), name
+        assert np.isnan(metrics[f"group_{name}"]).all(), name
     assert metrics["accuracy"] == 0
 
 
@@ -323,3 +387,8 @@ def test_what_is_not_asked_for_is_not_in_the_program() -> None:
     assert "sort" not in text
     assert "while" not in text
     assert "scan" not in text
+    calibrated = [
+        str(jax.make_jaxpr(lambda z, y, groups=groups: measure(z, y, groups, CONFIG))(logits, labels)).count("scan[")
+        for groups in (None, jnp.arange(10) % 3)
+    ]
+    assert calibrated == [1, 2]  # one temperature; with groups, one pass more serves them all

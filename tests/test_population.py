@@ -165,6 +165,16 @@ def test_the_first_segment_is_short_and_later_waves_know_the_pace():
     assert second[1] > population.FIRST_STEPS
 
 
+@pytest.mark.parametrize("task", [SharedExamples(), RandomLabels(12, 20, 5, num_heldout=256)], ids=["groups", "none"])
+def test_every_metric_is_the_same_for_the_tiles_that_are_chosen(task):
+    """Three classes, hence groups, of labels that members share; and two classes, hence none, of their own."""
+    cell = Cell(task, LSTM(hidden=32), TrainConfig(4, epochs=1, measure=Measure(splits=("train", "val"))))
+    members = flatten(grid(learning_rate=1e-2), tied(16))
+    widest = records(cell, members, 16)
+    assert ("val_group_temperature" in widest) == (task.num_classes == 3)
+    assert_bytes_equal(records(cell, members, 4), widest)
+
+
 def test_after_a_member_broke_nothing_is_recorded(expected):
     """However long its wave went on: a wave without finite members ends early."""
     steps = CELL.config.eval_steps(10)
@@ -222,7 +232,8 @@ def test_every_cut_gives_the_same_bytes(expected, single_steps):
     # two waves, of eight members and of two: the evaluation before any step, the first few, and step after step
     steps = [segment.step for segment in segments]
     assert steps == [0, 3, 4, 5, 6, 7, 8, 9, *range(10)]
-    assert [s.member_steps for s in segments] == [size * n for size in (8, 2) for n in (0, 3, 1, 1, 1, 1, 1, 1)]
+    per_member = [0, 3, *[1] * 6], [0, *[1] * 9]
+    assert [s.member_steps for s in segments] == [8 * n for n in per_member[0]] + [2 * n for n in per_member[1]]
 
 
 @pytest.mark.parametrize("stop", [0, 1, 4, 7, 8, 11])

@@ -38,9 +38,13 @@ def measure(
     ``temperature``, ``temperature_edge`` (1 where it, or that of a fold, is 1/64 or 64, else 0), and
     ``margin_quantiles`` [quantile].
 
-    Each scalar except the temperature and its edge comes by class-frequency group too, ``group_loss`` [group] and so
-    on, if ``groups`` are given: over the examples whose label is in the group, nan where there are none. A group's
-    refinement is at the temperature of all examples. Margin quantiles by group are not computed.
+    Each comes by class-frequency group too, ``group_loss`` [group], ``group_margin_quantiles`` [group, quantile] and so
+    on, if ``groups`` are given: over the examples whose label is in the group, nan where there are none.
+
+    ``group_temperature`` is fitted on the group's examples alone, and its edge is that of this one temperature. But
+    ``group_refinement`` and ``group_calibration`` are at the temperature of all examples, so that, weighted by the
+    groups' shares, they add up to ``refinement`` and ``calibration``: they say where in the classes the loss of one
+    model with one temperature lies.
 
     Args:
         groups: group of each class, in 0 … config.num_groups - 1.
@@ -48,7 +52,10 @@ def measure(
             not there, except that folds go by position among all.
     """
     examples = _per_example(logits, labels)
-    slices = _slices(labels, groups, config.num_groups, weights)
+    # always true, and of the logits: so the slices have a member axis under vmap whatever the labels and weights have.
+    # A product with what all members share is one product for a whole tile, and its last bits depend on the tile
+    everything = (examples.rank >= 0).astype(jnp.float32)
+    slices = _slices(everything if weights is None else everything * weights, labels, groups, config.num_groups)
     counts = jnp.sum(slices, axis=1)
 
     columns = {
@@ -62,26 +69,27 @@ def measure(
     }
     if logits.shape[1] <= 5:
         del columns["top5_accuracy"]
-    whole: Metrics = {}  # what only all examples have
+    by_slice: Metrics = {}  # name → [slice, …]: of all examples, then of each group
     if config.calibration:
-        fit = _fit_temperature(logits, labels, examples, slices[0], config.folds)
+        fit = _fit_temperature(logits, labels, examples, slices, config.folds)
         columns["refinement"] = fit.loss
         columns["calibration"] = examples.loss - fit.loss
-        whole = {"temperature": fit.temperature, "temperature_edge": fit.is_edge}
+        by_slice |= {"temperature": fit.temperature, "temperature_edge": fit.is_edge}
 
     stacked = jnp.stack([values.astype(jnp.float32) for values in columns.values()], axis=1)
     means = _dot(slices, stacked) / counts[:, None]
-    sliced = {name: means[:, column] for column, name in enumerate(columns)}
+    by_slice |= {name: means[:, column] for column, name in enumerate(columns)}
     gap = examples.confidence - (examples.rank == 0)
-    sliced["ece_width"] = _ece_width(examples.confidence, gap, slices, config.bins) / counts
+    by_slice["ece_width"] = _ece_width(examples.confidence, gap, slices, config.bins) / counts
     if config.calibration:
         by_mass = jax.vmap(_ece_mass, in_axes=(None, None, 0, None))(examples.confidence, gap, slices, config.bins)
-        sliced["ece_mass"] = by_mass / counts
-        whole["margin_quantiles"] = _quantiles(examples.margin, weights, config.quantiles)
+        by_slice["ece_mass"] = by_mass / counts
+        of_margin = jax.vmap(_quantiles, in_axes=(None, 0, None))(examples.margin, slices, config.quantiles)
+        by_slice["margin_quantiles"] = of_margin
 
-    overall = {name: values[0] for name, values in sliced.items()}
-    by_group = {} if groups is None else {f"group_{name}": values[1:] for name, values in sliced.items()}
-    return overall | whole | by_group
+    overall = {name: values[0] for name, values in by_slice.items()}
+    by_group = {} if groups is None else {f"group_{name}": values[1:] for name, values in by_slice.items()}
+    return overall | by_group
 
 
 def per_example(logits: Float[Array, "example class"], labels: Int[Array, " example"]) -> Metrics:
@@ -162,22 +170,21 @@ def _over_examples(
 
 
 def _slices(
+    weights: Float[Array, " example"],
     labels: Int[Array, " example"],
     groups: Int[Array, " class"] | None,
     num_groups: int,
-    weights: Float[Array, " example"] | None,
 ) -> Float[Array, "slice example"]:
     """Which examples count: of all, in row 0, then of each group."""
-    everything = jnp.ones((1, labels.shape[0]), jnp.float32) if weights is None else weights[None]
     if groups is None:
-        return everything
+        return weights[None]
     in_group = groups[labels] == jnp.arange(num_groups, dtype=groups.dtype)[:, None]
-    return jnp.concatenate([everything, in_group * everything])
+    return jnp.concatenate([weights[None], in_group * weights])
 
 
 class _TemperatureFit(NamedTuple):
-    temperature: Array
-    is_edge: Array
+    temperature: Array  # [slice]
+    is_edge: Array  # [slice]
     loss: Array  # [example], at the temperature fitted without the example's fold
 
 
@@ -185,7 +192,7 @@ def _fit_temperature(
     logits: Float[Array, "example class"],
     labels: Int[Array, " example"],
     examples: _Examples,
-    weights: Float[Array, " example"],
+    slices: Float[Array, "slice example"],
     num_folds: int,
 ) -> _TemperatureFit:
     """Minimises Σ loss(logits/T) + ½ (log T)² over u = log 1/T by safeguarded Newton steps; then one step a fold.
@@ -195,12 +202,12 @@ def _fit_temperature(
     From u = 0 this ends in a local minimum, which is the only one unless the logits are minute.
 
     An example's fold is its position modulo ``num_folds``: positions are exchangeable, and stratifying by correctness,
-    as the analysis of stored logits does, would need a sort at every evaluation.
+    as the analysis of stored logits does, would need a sort at every evaluation. Groups have no folds.
     """
 
-    def moments(log_inverse: Float[Array, "..."]) -> tuple[Array, Array]:
+    def moments(log_inverse: Float[Array, " example"]) -> tuple[Array, Array]:
         """First and second derivative of each example's loss by u; the second without the part that may be negative."""
-        scale = jnp.exp(jnp.broadcast_to(log_inverse, labels.shape))
+        scale = jnp.exp(log_inverse)
 
         def of_example(logits: Array, highest: Array, scale: Array) -> tuple[Array, Array]:
             scaled = (logits - highest) * scale
@@ -212,31 +219,37 @@ def _fit_temperature(
         mean, variance = _over_examples(of_example, logits, examples.highest, scale)
         return mean - scale * examples.label_gap, variance
 
-    def newton(log_inverse: Array, slope_sum: Array, variance_sum: Array) -> tuple[Array, Array]:
-        """Slope of the penalised sum, and the position to which the step leads."""
-        slope = slope_sum + log_inverse
-        positive_part = variance_sum + 1
+    def newton(position: Array, first: Array, second: Array, slices: Array) -> tuple[Array, Array]:
+        """Slope of each slice's penalised sum, and the position to which the step leads."""
+        slope_sum = jnp.sum(first * slices, axis=1)
+        slope = slope_sum + position
+        positive_part = jnp.sum(second * slices, axis=1) + 1
         curvature = jnp.maximum(positive_part + slope_sum, positive_part / 4)
-        return slope, log_inverse - slope / curvature
+        return slope, position - slope / curvature
 
-    def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        position, low, high = state
-        first, second = moments(position)
-        slope, target = newton(position, jnp.sum(first * weights), jnp.sum(second * weights))
-        low, high = jnp.where(slope < 0, position, low), jnp.where(slope < 0, high, position)
-        midpoint = (position + jnp.where(target >= high, high, low)) / 2
-        position = jnp.where((low < target) & (target < high), target, midpoint)
-        return jnp.clip(position, -LOG_RANGE, LOG_RANGE), low, high
+    def minimum(slices: Float[Array, "slice example"]) -> Float[Array, " slice"]:
+        """Where each slice has its minimum. No two slices share an example, so a pass over the examples serves all."""
 
-    # twice as wide as the bracket, so that the first step that halves it can reach an edge
-    start = (jnp.float32(0), jnp.float32(-2 * LOG_RANGE), jnp.float32(2 * LOG_RANGE))
-    position, _, _ = jax.lax.fori_loop(0, NEWTON_STEPS, step, start)
+        def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            position, low, high = state
+            first, second = moments(jnp.sum(position[:, None] * slices, axis=0))
+            slope, target = newton(position, first, second, slices)
+            low, high = jnp.where(slope < 0, position, low), jnp.where(slope < 0, high, position)
+            midpoint = (position + jnp.where(target >= high, high, low)) / 2
+            position = jnp.where((low < target) & (target < high), target, midpoint)
+            return jnp.clip(position, -LOG_RANGE, LOG_RANGE), low, high
 
-    first, second = moments(position)
+        # twice as wide as the bracket, so that the first step that halves it can reach an edge
+        low = jnp.full(len(slices), -2 * LOG_RANGE, jnp.float32)
+        position, _, _ = jax.lax.fori_loop(0, NEWTON_STEPS, step, (jnp.zeros_like(low), low, -low))
+        return position
+
+    position = minimum(slices[:1])
+    first, second = moments(jnp.broadcast_to(position, labels.shape))
+    weights = slices[0]
     fold = np.arange(len(labels)) % num_folds
     is_other = (fold != np.arange(num_folds)[:, None]).astype(np.float32)
-    sums = _dot(is_other, jnp.stack([first * weights, second * weights], axis=1))
-    _, by_fold = newton(position, sums[:, 0], sums[:, 1])
+    _, by_fold = newton(position, first, second, is_other * weights)
     by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
     scale = jnp.exp(by_fold)[fold]
 
@@ -244,12 +257,16 @@ def _fit_temperature(
         return jnp.log(jnp.sum(jnp.exp((logits - highest) * scale), axis=0)) - scale * label_gap
 
     losses = _over_examples(loss, logits, examples.highest, scale, examples.label_gap)
+    is_edge = jnp.any(jnp.abs(jnp.append(by_fold, position)) >= np.float32(LOG_RANGE), keepdims=True)
+    if len(slices) > 1:
+        of_groups = minimum(slices[1:])
+        position = jnp.append(position, of_groups)
+        is_edge = jnp.append(is_edge, jnp.abs(of_groups) >= np.float32(LOG_RANGE))
     # comparisons with nan are false, and would leave a temperature where there is none
-    is_number = jnp.isfinite(jnp.sum(first * weights))
-    is_edge = jnp.any(jnp.abs(jnp.append(by_fold, position)) >= np.float32(LOG_RANGE))
+    has_one = jnp.isfinite(jnp.sum(first * weights)) & (jnp.sum(slices, axis=1) > 0)
     return _TemperatureFit(
-        temperature=jnp.where(is_number, jnp.exp(-position), jnp.nan),
-        is_edge=jnp.where(is_number, is_edge.astype(jnp.float32), jnp.nan),
+        temperature=jnp.where(has_one, jnp.exp(-position), jnp.nan),
+        is_edge=jnp.where(has_one, is_edge.astype(jnp.float32), jnp.nan),
         loss=losses,
     )
 
@@ -288,18 +305,16 @@ def _ece_mass(
 
 
 def _quantiles(
-    values: Float[Array, " example"], weights: Float[Array, " example"] | None, quantiles: tuple[float, ...]
+    values: Float[Array, " example"], weights: Float[Array, " example"], quantiles: tuple[float, ...]
 ) -> Float[Array, " quantile"]:
-    """Linear interpolation between order statistics, as ``np.quantile`` by default."""
-    keys = _sort_keys(values)
-    count = len(values) if weights is None else jnp.sum(weights)
-    if weights is not None:
-        keys = jnp.where(weights > 0, keys, jnp.iinfo(jnp.int32).max)
+    """Linear interpolation between order statistics, as ``np.quantile`` by default; nan where there are no examples."""
+    keys = jnp.where(weights > 0, _sort_keys(values), jnp.iinfo(jnp.int32).max)
     ordered = jax.lax.sort(keys, is_stable=False)
-    position = jnp.asarray(quantiles, jnp.float32) * (count - 1)
+    count = jnp.sum(weights)
+    position = jnp.asarray(quantiles, jnp.float32) * jnp.maximum(count - 1, 0)
     lower = jnp.floor(position)
     below, above = (_from_sort_keys(ordered[rank.astype(jnp.int32)]) for rank in (lower, jnp.ceil(position)))
-    return below + (position - lower) * (above - below)
+    return jnp.where(count > 0, below + (position - lower) * (above - below), jnp.nan)
 
 
 def _sort_keys(values: Float[Array, "..."]) -> Int[Array, "..."]:
