@@ -75,8 +75,12 @@ def crossed(**seeds: int | Iterable[int]) -> Seeds:
     return Seeds(table, "crossed:" + ";".join(f"{name}={axis}" for name, axis in zip(STREAMS, axes, strict=True)))
 
 
-def redrawn(num_seeds: int, streams: Iterable[str] = STREAMS) -> Seeds:
-    """For the variance by stream: each base seed, then the same seed with one stream at a time drawn anew."""
+def redrawn(num_seeds: int, streams: Iterable[str] = STREAMS, *, all_anew: bool = False) -> Seeds:
+    """For the variance by stream: each base seed, then the same seed with one stream at a time drawn anew.
+
+    With ``all_anew`` a last row a base seed draws every stream anew. It shares with each row before it only the stream
+    that was redrawn there, which is what first-order effects are estimated from.
+    """
     rows = []
     chosen = tuple(streams)
     unknown = set(chosen) - set(STREAMS)
@@ -87,7 +91,9 @@ def redrawn(num_seeds: int, streams: Iterable[str] = STREAMS) -> Seeds:
         for name in chosen:
             # counted down from the top, so that a redrawn seed is no other replicate's base seed
             rows.append([2**32 - 1 - seed if stream == name else seed for stream in STREAMS])
-    return Seeds(_as_seeds(np.array(rows)), "redrawn:" + ",".join(chosen))
+        if all_anew:
+            rows.append([2**32 - 1 - seed] * len(STREAMS))
+    return Seeds(_as_seeds(np.array(rows)), "redrawn:" + ",".join(chosen) + (";all" if all_anew else ""))
 
 
 def seeds_by_stream(table: np.ndarray) -> Mapping[str, np.ndarray]:

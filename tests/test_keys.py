@@ -52,6 +52,14 @@ def test_redrawn_changes_one_stream_at_a_time():
     assert len({tuple(row) for row in seeds.table.tolist()}) == 9
 
 
+def test_a_row_anew_in_all_streams_shares_one_stream_with_each_redrawn_row():
+    table = redrawn(3, all_anew=True).table.reshape(3, 6, 4)
+    shared = table[:, :-1] == table[:, -1:]
+    assert not shared[:, 0].any()
+    assert (shared[:, 1:] == np.eye(4, dtype=bool)).all()
+    assert np.array_equal(table[:, :-1].reshape(-1, 4), redrawn(3).table)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
