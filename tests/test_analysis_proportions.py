@@ -18,6 +18,19 @@ def test_wilson_closed_form():
     assert interval.low == 0.0
 
 
+def test_wilson_of_arrays_is_wilson_of_each():
+    successes, totals = np.array([[0, 3, 20], [7, 0, 1]]), np.array([[5, 8, 20], [30, 0, 2]])
+    found = proportions.wilson_intervals(successes, totals, level=0.9)
+    for index in np.ndindex(2, 3):
+        if totals[index] == 0:
+            assert np.isnan([found.estimate[index], found.low[index], found.high[index]]).all()
+            continue
+        expected = proportions.wilson(int(successes[index]), int(totals[index]), level=0.9)
+        np.testing.assert_allclose([found.low[index], found.high[index]], [expected.low, expected.high], atol=1e-12)
+    with pytest.raises(ValueError, match="successes"):
+        proportions.wilson_intervals(np.array([3]), np.array([2]))
+
+
 def test_newcombes_published_example():
     """Newcombe (1998), Statistics in Medicine 17:873, table II, method 10: 56/70 against 48/80."""
     interval = proportions.newcombe(48, 80, 56, 70)

@@ -165,6 +165,26 @@ def test_pairs_of_members_are_narrower_than_independent_groups():
     np.testing.assert_allclose(paired.estimate, independent.estimate)
 
 
+def test_any_statistic_by_scipys_bootstrap():
+    rng = np.random.default_rng(13)
+    values = rng.lognormal(size=80)
+    median = resampling.statistic_interval(np.median, values, method="percentile", seed=3)
+    # the order statistics of a binomial interval, which no resampling is needed for
+    low, high = np.sort(values)[np.array(stats.binom.ppf([0.025, 0.975], 80, 0.5), dtype=int)]
+    np.testing.assert_allclose([median.low, median.high], [low, high], rtol=0.1)
+
+    def correlation(a, b, axis):
+        a, b = (x - x.mean(axis=axis, keepdims=True) for x in (a, b))
+        return (a * b).sum(axis=axis) / np.sqrt((a**2).sum(axis=axis) * (b**2).sum(axis=axis))
+
+    other = values + rng.lognormal(size=80)
+    paired = resampling.statistic_interval(correlation, values, other, paired=True)
+    expected = stats.bootstrap((values, other), correlation, paired=True, rng=0, n_resamples=resampling.RESAMPLES)
+    bounds = expected.confidence_interval
+    np.testing.assert_allclose([paired.estimate, paired.low, paired.high], [correlation(values, other, -1), *bounds])
+    assert resampling.statistic_interval(np.max, np.full(9, 2.0)) == Interval(2.0, 2.0, 2.0)
+
+
 def test_constant_values_have_no_width():
     assert resampling.mean_interval(np.full(30, 0.5)) == Interval(0.5, 0.5, 0.5)
 

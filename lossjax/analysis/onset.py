@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy import stats
 
 from lossjax.analysis.interval import Interval, Intervals
-from lossjax.analysis.proportions import wilson
+from lossjax.analysis.proportions import wilson, wilson_intervals
 from lossjax.analysis.regimes import UNTOLD, pair_differences
 from lossjax.analysis.resampling import BootstrapMeans, mean_distribution, mean_interval, mean_intervals
 
@@ -113,6 +113,15 @@ class Onset:
     def share(self, *, level: float = 0.95) -> Interval:
         """Share of *all* members with an onset, the non-finite ones in the denominator; Wilson."""
         return wilson(int(self.observed.sum()), len(self.event), level=level)
+
+    def curve(self, num_evals: int, *, level: float = 0.95) -> Intervals:
+        """[eval] the share of *all* members whose onset has come by each evaluation, with Wilson's intervals.
+
+        Members that stopped being finite can have no onset any more: this is its cumulative incidence, where one minus
+        ``survival`` is what would have been seen had all stayed finite. It ends at ``share``.
+        """
+        by_then = np.cumsum(np.bincount(self.evaluation[self.observed], minlength=num_evals)[:num_evals])
+        return wilson_intervals(by_then, np.full(num_evals, len(self.event)), level=level)
 
 
 def onset(

@@ -3,10 +3,10 @@
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Real
 from scipy import stats
 
-from lossjax.analysis.interval import Interval
+from lossjax.analysis.interval import Interval, Intervals
 
 
 def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
@@ -14,6 +14,32 @@ def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
     _check_count(successes, total, "successes")
     bounds = stats.binomtest(int(successes), int(total)).proportion_ci(level, method="wilson")
     return Interval(successes / total, float(bounds.low), float(bounds.high), level)
+
+
+def wilson_intervals(
+    successes: Int[np.ndarray, "..."], totals: Int[np.ndarray, "..."], *, level: float = 0.95
+) -> Intervals:
+    """``wilson`` for arrays of counts of one shape; all nan where the total is 0."""
+    successes, totals = np.broadcast_arrays(successes, totals)
+    if np.any(successes < 0) or np.any(successes > totals):
+        raise ValueError("successes must lie in 0 … totals; at least one does not")
+    share = np.divide(successes, totals, out=np.full(totals.shape, np.nan), where=totals > 0)
+    low, high = wilson_bounds(share, totals, level=level)
+    return Intervals(share, low, high, level)
+
+
+def wilson_bounds(
+    share: Float[np.ndarray, "..."], total: Real[np.ndarray, "..."], *, level: float = 0.95
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Bounds of ``wilson`` from shares; the total may be an effective number, as p(1 − p) over a variance is."""
+    z = stats.norm.ppf((1 + level) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit = z**2 / np.asarray(total, dtype=np.float64)
+        centre = (share + unit / 2) / (1 + unit)
+        reach = np.sqrt(unit * share * (1 - share) + unit**2 / 4) / (1 + unit)
+    # at shares of 0 and 1 rounding would put a bound on the far side of the share
+    low, high = np.minimum(np.maximum(centre - reach, 0.0), share), np.maximum(np.minimum(centre + reach, 1.0), share)
+    return np.asarray(low), np.asarray(high)
 
 
 def newcombe(successes_a: int, total_a: int, successes_b: int, total_b: int, *, level: float = 0.95) -> Interval:

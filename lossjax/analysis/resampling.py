@@ -1,14 +1,17 @@
-"""The one place where intervals of means are made: over seeds, over examples, over both, in clusters.
+"""The one place where intervals are resampled: over seeds, over examples, over both, in clusters.
 
 Below 20 units the interval is Student's; from 20 on it is the bootstrap-t, which follows the skewness of losses where a
 percentile interval does not (Efron & Tibshirani 1993, ch. 12). Resampling is by independent Poisson(1) weights, so that
-seeds and examples can be weighted crosswise (Owen & Eckles 2012). Proportions have closed forms: see ``proportions``.
+seeds and examples can be weighted crosswise (Owen & Eckles 2012). Proportions have closed forms: see ``proportions``;
+statistics of pairs of units: see ``pairs``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -65,7 +68,7 @@ def difference_interval(
     variances = [array.var(axis=0, ddof=1) / len(array) for array in arrays]
     estimate, variance = means[1] - means[0], variances[0] + variances[1]
     if min(len(array) for array in arrays) < FEW_UNITS:
-        df = _satterthwaite(variances, [len(array) - 1 for array in arrays])
+        df = satterthwaite(variances, [len(array) - 1 for array in arrays])
         return StudentMeans(estimate, np.sqrt(variance), df).intervals(level)[0]
 
     rng = np.random.default_rng(seed)
@@ -105,6 +108,41 @@ def two_way_difference(
     """
     groups = [(-1, np.asarray(values_a)[..., None]), (1, np.asarray(values_b)[..., None])]
     return two_way_distribution(groups, seed=seed).intervals(level)[0]
+
+
+def statistic_interval(
+    statistic: Callable[..., Float[np.ndarray, "..."]],
+    *samples: Float[np.ndarray, " unit"],
+    paired: bool = False,
+    method: Literal["BCa", "percentile"] = "BCa",
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Any statistic of one or more samples, by SciPy's bootstrap; for means ``mean_interval`` covers better.
+
+    Args:
+        statistic: ``statistic(*samples, axis=-1)``, reducing that axis, as ``np.median`` does.
+        samples: each [unit], resampled one by one, or together where they are ``paired``.
+        method: ``"BCa"`` (Efron 1987), or ``"percentile"`` for statistics that jump when one unit is left out.
+    """
+    arrays = [_checked(np.asarray(sample)[:, None])[:, 0] for sample in samples]
+    estimate = float(statistic(*arrays, axis=-1))
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # nan, where no resample differs
+        found = stats.bootstrap(
+            arrays,
+            statistic,
+            n_resamples=RESAMPLES,
+            batch=max(1, 4_000_000 // max(len(array) for array in arrays)),
+            vectorized=True,
+            paired=paired,
+            confidence_level=level,
+            method=method,
+            rng=seed,
+        )
+    if np.ptp(found.bootstrap_distribution) == 0:
+        return Interval(estimate, estimate, estimate, level)
+    return Interval(estimate, float(found.confidence_interval.low), float(found.confidence_interval.high), level)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -255,11 +293,11 @@ def _two_way_student(groups: Sequence[tuple[int, np.ndarray]], estimate: np.ndar
     dfs.append(num_examples - 1)
     variance = np.maximum(np.sum(parts, axis=0) - interaction, interaction)
     fewest = min(len(values) for _, values in groups)
-    df = np.maximum(_satterthwaite(parts, dfs, variance), fewest - 1)
+    df = np.maximum(satterthwaite(parts, dfs, variance), fewest - 1)
     return StudentMeans(estimate, np.sqrt(variance), df)
 
 
-def _satterthwaite(parts: Sequence[np.ndarray], dfs: Sequence[int], variance: np.ndarray | None = None) -> np.ndarray:
+def satterthwaite(parts: Sequence[np.ndarray], dfs: Sequence[int], variance: np.ndarray | None = None) -> np.ndarray:
     """Degrees of freedom of a sum of variances (Satterthwaite 1946)."""
     total = np.sum(parts, axis=0) if variance is None else variance
     weighted = np.sum([part**2 / df for part, df in zip(parts, dfs, strict=True)], axis=0)

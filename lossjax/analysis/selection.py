@@ -1,0 +1,198 @@
+"""Selection: what choosing a configuration by one metric costs by another, as a function of validation size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
+from lossjax.analysis.interval import Intervals
+from lossjax.analysis.resampling import mean_intervals
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SelectionRegret:
+    """What each selector's choice is worth to each judge; intervals are over searches, leading axes validation sizes.
+
+    Attributes:
+        selectors: what was selected by, on validation; judges: what the choice is judged by, on other data.
+        judged: [*size selector judge] mean judged score of what was selected.
+        difference: [*size selector selector judge] judged score when selected by the first minus when selected by the
+            second, paired by search, in the judge's unit: above 0 the first is better for accuracy, worse for losses.
+        regret: [*size selector judge] by how much the choice is worse than the oracle's; below 0 it is better. None
+            without an oracle.
+        optimism: [*size selector] by how much the choice looked better in selection than it is when judged by the same
+            metric (the winner's curse); nan for selectors that are no judges.
+        nonfinite: [*size selector] share of searches in which the choice is judged non-finite. These are left out of
+            the means.
+        num_searches: independent searches.
+    """
+
+    selectors: tuple[str, ...]
+    judges: tuple[str, ...]
+    judged: Intervals
+    difference: Intervals
+    regret: Intervals | None
+    optimism: Intervals
+    nonfinite: np.ndarray
+    num_searches: int
+
+
+def selection_regret(
+    selecting: Mapping[str, Float[np.ndarray, "*size search config"]],
+    judging: Mapping[str, Float[np.ndarray, "search config"]],
+    *,
+    oracle: Mapping[str, Float[np.ndarray, "search config"]] | None = None,
+    higher: Collection[str] = ("accuracy",),
+    level: float = 0.95,
+    seed: int = 0,
+) -> SelectionRegret:
+    """Selects a configuration in every search by each metric of ``selecting`` and judges it by each of ``judging``.
+
+    Both are on disjoint data. A search is what was repeated independently: configurations of its own, or the same
+    with fresh seeds and data. Non-finite scores rank last. Where configurations tie for best, as accuracies on few
+    examples do, each is chosen equally often. With evaluations in the place of configurations it compares rules for
+    stopping.
+
+    Args:
+        selecting: selector → scores on validation, with leading axes for its size if it varies.
+        judging: judge → scores on test.
+        oracle: judge → scores on a third split, by which the oracle chooses. Its choice is then judged on test like
+            all others, so it has no luck there.
+        higher: the metrics of which more is better; of all others less is.
+    """
+    selecting = {name: np.asarray(values, dtype=np.float64) for name, values in selecting.items()}
+    judging = {name: np.asarray(values, dtype=np.float64) for name, values in judging.items()}
+    shape = _check(selecting, judging, oracle)
+    selectors, judges = tuple(selecting), tuple(judging)
+    sign = {name: -1.0 if name in higher else 1.0 for name in (*selectors, *judges)}  # times it, less is better
+    chosen = np.stack([_chosen(sign[name] * selecting[name]) for name in selectors], axis=-3)
+    # [*size selector search judge]
+    judged = np.stack([_expected(chosen, judging[name]) for name in judges], axis=-1)
+    regret = None
+    if oracle is not None:
+        best = {name: _expected(_chosen(sign[name] * np.asarray(oracle[name])), judging[name]) for name in judges}
+        regret = np.stack([sign[j] * (judged[..., n] - best[j]) for n, j in enumerate(judges)], axis=-1)
+    optimism = np.full(judged.shape[:-1], np.nan)
+    for index, name in enumerate(selectors):
+        if name in judges:
+            looked = _expected(chosen[..., index, :, :], selecting[name])
+            optimism[..., index, :] = sign[name] * (judged[..., index, :, judges.index(name)] - looked)
+    across = len(shape) - 2  # sizes come first; then the selector, and then the search
+
+    def over_searches(values: np.ndarray) -> Intervals:
+        return _over_searches(np.moveaxis(values, -2, 0), level, seed)
+
+    differences = [
+        over_searches(judged[..., [one], :, :] - judged[..., one + 1 :, :, :]) for one in range(len(selectors) - 1)
+    ]
+    return SelectionRegret(
+        selectors=selectors,
+        judges=judges,
+        judged=over_searches(judged),
+        difference=_antisymmetric(differences, (*shape[:across], len(selectors), len(judges)), across, level),
+        regret=None if regret is None else over_searches(regret),
+        optimism=_squeezed(over_searches(optimism[..., None])),
+        nonfinite=(~np.isfinite(judged)).any(axis=-1).mean(axis=-1),
+        num_searches=shape[-2],
+    )
+
+
+def validation_scores(
+    logits: Float[np.ndarray, "config example class"],
+    labels: Int[np.ndarray, " example"],
+    sizes: Sequence[int],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, Float[np.ndarray, "size config"]]:
+    """Scores on the first ``size`` examples of one random order, for each size: what a smaller set would have shown.
+
+    Returns loss, accuracy, Brier score, and ``refinement``, the loss at temperatures that are cross-fitted within each
+    size. Stack the searches' results to [size, search, config] for ``selection_regret``. A configuration whose logits
+    are not all finite has nan scores.
+    """
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    for size in sizes:
+        if not folds <= size <= len(labels):
+            raise ValueError(f"sizes has {size}, which must lie in {folds} … {len(labels)}, from folds to all examples")
+    found = {name: np.full((len(sizes), len(logits)), np.nan) for name in ("loss", "accuracy", "brier", "refinement")}
+    for row, size in enumerate(sizes):
+        chosen = order[:size]
+        for config in np.flatnonzero(np.isfinite(logits).all(axis=(1, 2))):
+            measured = scores(logits[config, chosen], labels[chosen])
+            fold = assign_folds(measured.correct, folds=folds, seed=seed)
+            fit = fit_temperature(*checked(logits[config, chosen], labels[chosen]), fold, folds)
+            for name, values in zip(found, (measured.loss, measured.correct, measured.brier, fit.refined), strict=True):
+                found[name][row, config] = values.mean()
+    return found
+
+
+def _chosen(costs: Float[np.ndarray, "*size search config"]) -> Float[np.ndarray, "*size search config"]:
+    """How often each configuration is chosen: 1 for the lowest cost, shared among the tied."""
+    costs = np.where(np.isfinite(costs), costs, np.inf)
+    tied = costs == costs.min(axis=-1, keepdims=True)
+    return tied / tied.sum(axis=-1, keepdims=True)
+
+
+def _expected(
+    chosen: Float[np.ndarray, "*choice search config"], values: Float[np.ndarray, "*size search config"]
+) -> Float[np.ndarray, "*choice search"]:
+    """The chosen configurations' mean value; not finite where one of them is not."""
+    with np.errstate(invalid="ignore"):
+        return np.where(chosen > 0, chosen * values, 0.0).sum(axis=-1)
+
+
+def _over_searches(values: Shaped[np.ndarray, "search *column"], level: float, seed: int) -> Intervals:
+    """Means over the searches in which each column is finite; nan bounds, or estimates, where there are too few."""
+    shape = values.shape[1:]
+    columns = values.reshape(len(values), -1)
+    finite = np.isfinite(columns)
+    estimate, low, high = np.full((3, columns.shape[1]), np.nan)
+    patterns, which = np.unique(finite, axis=1, return_inverse=True)
+    for pattern in range(patterns.shape[1]):
+        rows, members = patterns[:, pattern], which.reshape(-1) == pattern
+        if rows.sum() >= 2:
+            found = mean_intervals(columns[np.ix_(rows, members)], level=level, seed=seed)
+            estimate[members], low[members], high[members] = found.estimate, found.low, found.high
+        elif rows.any():
+            estimate[members] = columns[np.ix_(rows, members)][0]
+    return Intervals(estimate.reshape(shape), low.reshape(shape), high.reshape(shape), level)
+
+
+def _antisymmetric(above: Sequence[Intervals], shape: tuple[int, ...], axis: int, level: float) -> Intervals:
+    """[*size selector selector judge] from the differences of each selector with those after it."""
+    full = np.zeros((3, *shape[: axis + 1], *shape[axis:]))
+    for one, differences in enumerate(above):
+        after = np.stack([differences.estimate, differences.low, differences.high])
+        ahead = np.moveaxis(full, (axis + 1, axis + 2), (0, 1))  # a view: selector, selector, then the rest
+        ahead[one, one + 1 :] = np.moveaxis(after, axis + 1, 0)
+        ahead[one + 1 :, one] = -np.moveaxis(after, axis + 1, 0)[:, [0, 2, 1]]
+    return Intervals(full[0], full[1], full[2], level)
+
+
+def _squeezed(intervals: Intervals) -> Intervals:
+    return Intervals(intervals.estimate[..., 0], intervals.low[..., 0], intervals.high[..., 0], intervals.level)
+
+
+def _check(
+    selecting: Mapping[str, np.ndarray], judging: Mapping[str, np.ndarray], oracle: Mapping[str, np.ndarray] | None
+) -> tuple[int, ...]:
+    if not selecting or not judging:
+        raise ValueError("selecting and judging must each have a metric at least")
+    shapes = {values.shape for values in selecting.values()}
+    shape = min(shapes)
+    if len(shapes) > 1 or len(shape) < 2:
+        raise ValueError(f"selecting has arrays of shapes {sorted(shapes)}; all must be [*size, search, config] alike")
+    for name, values in (*judging.items(), *(oracle or {}).items()):
+        if np.shape(values) != shape[-2:]:
+            raise ValueError(
+                f"{name!r} has shape {np.shape(values)} where selecting has searches × configs {shape[-2:]}"
+            )
+    if oracle is not None and not set(judging) <= set(oracle):
+        raise ValueError(f"oracle has no {sorted(set(judging) - set(oracle))}; it needs every judge's metric")
+    return shape
