@@ -5,6 +5,10 @@ temperature repairs, and by noise, which none does. So the true loss, refinement
 known: averages over a million points with p* as weights. Nothing is trained.
 """
 
+# the folder of an experiment is on the path while it runs, and numba asks for the package of this name
+if __name__ == "coverage":
+    raise ImportError("this is lossjax's experiment and not the package coverage")
+
 import dataclasses
 import functools
 from collections.abc import Mapping

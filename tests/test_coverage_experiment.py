@@ -1,5 +1,6 @@
 """The coverage simulation: its truths by closed forms, its draws, and what it concludes of counts."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -150,3 +151,11 @@ def test_the_full_simulation_has_two_thousand_draws_a_case():
     full, smoke = EXPERIMENT.sweep("full"), EXPERIMENT.sweep("smoke")
     assert full.draws == 2000
     assert list(smoke.cases) == list(full.cases)
+
+
+def test_it_is_not_taken_for_the_package_of_its_name():
+    """numba, and with it aeon, imports ``coverage`` where it can; the folder is on the path while experiments run."""
+    folder = Path(__file__).parents[1] / "experiments"
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import coverage"
+    failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert failed.stderr.rstrip().endswith("ImportError: this is lossjax's experiment and not the package coverage")

@@ -73,6 +73,7 @@ def test_the_gate_sees_another_learning_rate():
 
 def test_flax_is_held_against_a_reference_with_one_bias():
     """Its LSTM is another model than PyTorch's, by more than the gate lets through."""
+    pytest.importorskip("torch")
     from speed.torch_arms import Sequence
 
     arms = small_arms("lstm")
