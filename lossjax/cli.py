@@ -15,16 +15,28 @@ import tyro
 
 if TYPE_CHECKING:
     from lossjax.analysis.findings import Findings
-    from lossjax.sweeps.experiment import Experiment, Scale
+    from lossjax.sweeps.experiment import Experiment
 
 # exit codes; UNEXPECTED is EX_SOFTWARE of sysexits.h, and stopped on request is signals.STOPPED, 75
 PARTS_FAILED, WRONG_INPUT, UNEXPECTED = 1, 2, 70
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
+class ScaleOptions:
+    scale: str | None = None
+    """One of the experiment's scales, each in a folder of its own; the usual one, in <experiment>, if none is given."""
     smoke: bool = False
-    """A few small members, in a folder of their own (<experiment>-smoke); mostly compiling, so minutes at first."""
+    """The same as --scale smoke: a few small members, in <experiment>-smoke; mostly compiling, so minutes at first."""
+
+    def chosen(self, experiment: "Experiment") -> str:
+        """The name of the scale; ValueError where the experiment has none such, or two are given."""
+        if self.smoke and self.scale not in (None, "smoke"):
+            raise ValueError(f"--smoke and --scale {self.scale} were given; leave out one of them")
+        return experiment.scale("smoke" if self.smoke else self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(ScaleOptions):
     seeds: int | None = None
     """Another number of seeds; more than are stored only adds members."""
     results: Path = Path("results")
@@ -54,15 +66,13 @@ class Status:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
+class Figures(ScaleOptions):
     """Draw an experiment's figures and report again from its committed summary and tables; nothing is trained."""
 
-    experiment: Annotated[Path, tyro.conf.Positional]
+    experiment: Annotated[Path, tyro.conf.Positional] = dataclasses.field(kw_only=True)
     """An experiment file."""
     results: Path = Path("results")
     """Where results are kept."""
-    smoke: bool = False
-    """Of the smoke run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +176,9 @@ def main(experiment: "Experiment | None" = None, arguments: Sequence[str] | None
             _status(command)
         case Figures():
             experiment = _load(command.experiment)
-            _redraw(experiment, _root(experiment, command.results, command.smoke))
+            with _explained(ValueError):
+                scale = command.chosen(experiment)
+            _redraw(experiment, command.results / experiment.folder(scale))
         case Claims():
             _claims(command)
         case Report():
@@ -198,8 +210,9 @@ def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
     from lossjax.sweeps.experiment import own_code
     from lossjax.sweeps.sweep import Sweep
 
-    scale: Scale = "smoke" if options.smoke else "full"
-    root = _root(experiment, options.results, options.smoke)
+    with _explained(ValueError):
+        scale = options.chosen(experiment)
+    root = options.results / experiment.folder(scale)
     try:
         with _explained(ValueError, ImportError, MemoryError, OSError):
             with own_code():
@@ -350,10 +363,6 @@ def _diagnose(options: Diagnose) -> None:
             names = " and ".join(shown(file.name) for file in options.files)
             options.html.write_text(to_page(found, names), encoding="utf-8")
     print(to_text(found), end="")
-
-
-def _root(experiment: "Experiment", results: Path, smoke: bool) -> Path:
-    return results / (f"{experiment.name}-smoke" if smoke else experiment.name)
 
 
 if __name__ == "__main__":

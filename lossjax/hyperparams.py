@@ -34,6 +34,7 @@ class Hyperparams(struct.PyTreeNode):
     label_smoothing: Scalar | None = None  # in [0, 1): mixed with the uniform distribution
     label_noise: Scalar | None = None  # share of training labels redrawn uniformly from all classes
     train_size: Scalar | None = None  # examples used of the training split, >= 1
+    class_balance: Scalar | None = None  # q in [0, 1]: examples are drawn, each in proportion to its class's count^-q
     warmup_fraction: Scalar | None = None  # of all steps, for schedule="warmup_cosine"
     decay_fraction: Scalar | None = None  # of all steps: where the decay ends (cosine) or the drop happens (step)
     init_scale: Scalar | None = None  # multiplies the initial parameters, normalisation gains excepted
@@ -55,6 +56,7 @@ _RULES: Mapping[str, tuple[Callable[[np.ndarray], Any], str]] = {
     "label_smoothing": (lambda v: (v >= 0) & (v < 1), "in [0, 1)"),
     "label_noise": (lambda v: (v >= 0) & (v <= 1), "in [0, 1]"),
     "train_size": (lambda v: (v >= 1) & (v == np.round(v)), "a whole number >= 1"),
+    "class_balance": (lambda v: (v >= 0) & (v <= 1), "in [0, 1]"),
     "warmup_fraction": (lambda v: (v >= 0) & (v <= 1), "in [0, 1]"),
     "decay_fraction": (lambda v: (v > 0) & (v <= 1), "in (0, 1]"),
     "init_scale": (lambda v: v > 0, "> 0"),

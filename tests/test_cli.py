@@ -71,6 +71,21 @@ def test_run_trains_analyses_draws_and_reports(command, write_experiment, root):
     np.testing.assert_allclose(summary["numbers"]["final loss"]["estimate"], history.metrics["val_loss"][:, -1].mean())
 
 
+def test_each_scale_has_a_folder_of_its_own_and_another_is_refused(command, write_experiment, root):
+    file = write_experiment(seeds=2)
+    text = file.read_text()
+    file.write_text(text.replace("sweep, analyse, plot)", 'sweep, analyse, plot, ("smoke", "laptop", "paper"))'))
+    assert command("run", file, "--scale", "paper")[0] == 0
+    assert members_are_there(root.with_name("tiny-paper")) == 2
+    assert command("run", file)[0] == 0
+    assert members_are_there(root) == 2
+    assert json.loads((root / "plan.json").read_text())["scale"] == "laptop"
+    assert command("figures", file, "--scale", "paper")[0] == 0
+    one_message(command("run", file, "--scale", "full"), "has no scale 'full'; it has smoke, laptop, paper")
+    one_message(command("run", file, "--smoke", "--scale", "paper"), "--smoke and --scale paper were given")
+    one_message(command("figures", file, "--smoke"), "tiny-smoke")
+
+
 def test_smoke_has_a_folder_of_its_own_and_seeds_add_members(command, write_experiment, root):
     file = write_experiment(seeds=2)
     assert command("run", file, "--smoke")[0] == 0
@@ -264,6 +279,11 @@ def test_a_cell_name_that_is_no_folder(command, write_experiment):
         ('"tiny", "Does', '"", "Does', "experiment name '' names a folder"),
         ('"tiny", "Does', '"a/b", "Does', "experiment name 'a/b' names a folder"),
         ('"tiny", "Does', '"tiny-smoke", "Does', "ends as the folder of a smoke run does; rename it"),
+        (
+            "sweep, analyse, plot)",
+            'sweep, analyse, plot, ("laptop", "paper"))',
+            "must be 'smoke', the usual one, and any",
+        ),
         ("sweep, analyse, plot)", "sweep, None, plot)", "analyse=None of experiment 'tiny' must be a function"),
     ],
 )

@@ -16,6 +16,7 @@ WITHOUT_JAX = (
     "lossjax.history",
     "lossjax.npz",
     "lossjax.analysis.attribution",
+    "lossjax.analysis.baselines",
     "lossjax.analysis.calibration",
     "lossjax.analysis.calibration_error",
     "lossjax.analysis.comparison",

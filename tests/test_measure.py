@@ -54,6 +54,8 @@ def test_means_equal_scikit_learn(shape: tuple[int, int]) -> None:
     one_hot = classes == labels[:, None]
     np.testing.assert_allclose(metrics["loss"], skl.log_loss(labels, probabilities, labels=classes), rtol=1e-5)
     np.testing.assert_allclose(metrics["accuracy"], skl.accuracy_score(labels, logits.argmax(1)), rtol=1e-6)
+    balanced = skl.recall_score(labels, logits.argmax(1), labels=np.unique(labels), average="macro", zero_division=0)
+    np.testing.assert_allclose(metrics["balanced_accuracy"], balanced, rtol=1e-5)
     np.testing.assert_allclose(metrics["brier"], ((probabilities - one_hot) ** 2).sum(1).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["confidence"], probabilities.max(1).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["entropy"], -(probabilities * np.log(probabilities)).sum(1).mean(), rtol=1e-5)
@@ -63,6 +65,18 @@ def test_means_equal_scikit_learn(shape: tuple[int, int]) -> None:
         np.testing.assert_allclose(metrics["top5_accuracy"], top5, rtol=1e-6)
     else:
         assert "top5_accuracy" not in metrics
+
+
+def test_balanced_accuracy_of_a_group_is_over_its_classes_and_of_the_examples_that_count() -> None:
+    labels = np.int32([0, 0, 0, 1, 1, 2, 2, 3])
+    correct = np.array([1, 1, 0, 0, 1, 0, 1, 1])
+    logits = np.zeros((8, 4), np.float32)
+    logits[np.arange(8), np.where(correct, labels, (labels + 1) % 4)] = 1
+    weights = np.float32([1, 1, 1, 0, 1, 1, 1, 1])
+    metrics = _measure(logits, labels, np.int32([0, 0, 1, 2]), UNCALIBRATED, weights)
+    recalls = [2 / 3, 1, 1 / 2, 1]  # the wrong example of class 1 does not count
+    np.testing.assert_allclose(metrics["balanced_accuracy"], np.mean(recalls), rtol=1e-6)
+    np.testing.assert_allclose(metrics["group_balanced_accuracy"], [np.mean(recalls[:2]), 1 / 2, 1], rtol=1e-6)
 
 
 def test_two_class_brier_is_twice_scikit_learns() -> None:

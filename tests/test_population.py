@@ -175,6 +175,50 @@ def test_every_metric_is_the_same_for_the_tiles_that_are_chosen(task):
     assert_bytes_equal(records(cell, members, 4), widest)
 
 
+@dataclasses.dataclass(frozen=True)
+class ManyClasses(SharedExamples):
+    """Forty classes, some of them without examples."""
+
+    num_classes = 40
+
+    def splits(self, key):
+        rng = np.random.default_rng(1)
+        train, val = (
+            Split(rng.normal(size=(size, 3, 5)).astype(np.float32), (40 * rng.random(size) ** 2).astype(np.int32))
+            for size in (60, 128)
+        )
+        return Splits(train, val, jax.tree.map(lambda array: array[:0], val))
+
+
+WIDE = Cell(ManyClasses(), Dense(width=16), TrainConfig(16, epochs=2, measure=Measure(adjusted=1.0, logits=("val",))))
+
+
+@pytest.fixture(scope="module")
+def wide() -> dict[str, np.ndarray]:
+    members = flatten(grid(learning_rate=1e-2, class_balance=[0.0, 1.0]), tied(8))
+    found = records(WIDE, members, 16)
+    for tile, num_devices in ((4, 1), (8, 2)):
+        assert_bytes_equal(records(WIDE, members, tile, num_devices), found)
+    return found
+
+
+def test_many_classes_drawn_in_balance_change_no_byte_with_tile_and_devices(wide):
+    assert not np.array_equal(wide["val_loss"][0], wide["val_loss"][1])
+
+
+def test_adjusted_metrics_are_those_of_logits_without_the_training_prior(wide):
+    splits = WIDE.task.splits(None)
+    counts = np.maximum(np.bincount(splits.train.labels, minlength=40), 1)
+    for member in (0, 1):
+        logits = wide["val_logits"][member, -1] - np.log(counts / 60)
+        chosen, labels = logits.argmax(1), splits.val.labels
+        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(128), labels]
+        np.testing.assert_allclose(wide["val_adjusted_loss"][member, -1], losses.mean(), rtol=1e-5)
+        np.testing.assert_allclose(wide["val_adjusted_accuracy"][member, -1], (chosen == labels).mean(), rtol=1e-6)
+        recalls = [(chosen == labels)[labels == k].mean() for k in np.unique(labels)]
+        np.testing.assert_allclose(wide["val_adjusted_balanced_accuracy"][member, -1], np.mean(recalls), rtol=1e-5)
+
+
 def test_after_a_member_broke_nothing_is_recorded(expected):
     """However long its wave went on: a wave without finite members ends early."""
     steps = CELL.config.eval_steps(10)

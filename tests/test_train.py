@@ -124,7 +124,7 @@ def test_every_example_is_seen_once_an_epoch_and_what_fills_the_last_batch_weigh
     c = step(state, streams, hparams, data, other_example, jnp.int32(2))
     assert not np.array_equal(a.params["output"]["kernel"], c.params["output"]["kernel"])
     for epoch in range(3):
-        assert sorted(train._order(DENSE, streams, hparams, jnp.int32(epoch))[:10].tolist()) == list(range(10))
+        assert sorted(train._order(DENSE, streams, hparams, data, jnp.int32(epoch))[:10].tolist()) == list(range(10))
 
 
 def test_a_loss_that_is_no_number_is_dated_by_its_step():
@@ -199,7 +199,7 @@ def test_more_label_noise_keeps_the_labels_already_redrawn():
 def test_train_size_takes_the_first_examples_and_an_order_of_them():
     hparams = scalars(learning_rate=0.1, train_size=3)
     streams, data, _ = member(DENSE, hparams)
-    order = np.asarray(train._order(DENSE, streams, hparams, jnp.int32(0)))
+    order = np.asarray(train._order(DENSE, streams, hparams, data, jnp.int32(0)))
     assert order.shape == (12,)
     assert set(order) == {0, 1, 2}
     # ten places shared by three examples as evenly as can be
@@ -213,9 +213,32 @@ def test_a_train_size_of_all_examples_changes_nothing():
     hparams = scalars(learning_rate=0.1, train_size=10)
     _, whole, _ = member(DENSE, hparams)
     for epoch in range(2):
-        a, b = (train._order(DENSE, streams, h, jnp.int32(epoch)) for h in (hparams, scalars(learning_rate=0.1)))
+        a, b = (train._order(DENSE, streams, h, data, jnp.int32(epoch)) for h in (hparams, scalars(learning_rate=0.1)))
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(whole.class_counts, data.class_counts)
+
+
+@pytest.mark.parametrize(("balance", "shares"), [(1.0, [0.5, 0.5]), (0.5, [0.25, 0.75]), (0.0, [0.1, 0.9])])
+def test_class_balance_draws_classes_in_proportion_to_a_power_of_their_counts(balance, shares):
+    """Classes of 100 and 900 examples; with q = 1/2 in proportion to 10 and 30."""
+    cell = Cell(RandomLabels(1000, 1, 1), Dense(width=2), TrainConfig(10, epochs=1, measure=LEAN))
+    hparams = scalars(learning_rate=0.1, class_balance=balance)
+    streams, data, _ = member(cell, hparams)
+    labels = (np.arange(1000) >= 100).astype(np.int32)
+    data = data.replace(train_labels=jnp.asarray(labels), class_counts=jnp.array([100.0, 900.0]))
+    order = jax.vmap(lambda epoch: train._order(cell, streams, hparams, data, epoch))(jnp.arange(100))
+    drawn = np.bincount(labels[np.asarray(order)].reshape(-1)) / order.size
+    np.testing.assert_allclose(drawn, shares, atol=4 * np.sqrt(0.25 / order.size))
+    each = np.bincount(np.asarray(order).reshape(-1), minlength=1000)
+    np.testing.assert_allclose(each[:100].mean(), shares[0] * 1000, rtol=0.05)
+    assert each.min() > 0
+
+
+def test_class_balance_draws_only_the_examples_that_are_used():
+    hparams = scalars(learning_rate=0.1, train_size=3, class_balance=1.0)
+    streams, data, _ = member(DENSE, hparams)
+    orders = [np.asarray(train._order(DENSE, streams, hparams, data, jnp.int32(epoch))) for epoch in range(20)]
+    assert set(np.concatenate(orders)) == {0, 1, 2}
 
 
 # Streams and initialisation -----------------------------------------------------------------------------------------
@@ -228,7 +251,7 @@ def test_each_stream_feeds_its_own_purpose():
     def unchanged(**seeds: int) -> set[str]:
         other_streams, other_data, other_state = member(DENSE, hparams, **seeds)
         kernels = [s.params["output"]["kernel"] for s in (state, other_state)]
-        orders = [train._order(DENSE, s, hparams, jnp.int32(0)) for s in (streams, other_streams)]
+        orders = [train._order(DENSE, s, hparams, data, jnp.int32(0)) for s in (streams, other_streams)]
         dropout = [jax.random.bits(train._dropout_key(s)) for s in (streams, other_streams)]
         pairs = {
             "inputs": (data.examples.inputs, other_data.examples.inputs),

@@ -9,7 +9,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lossjax.analysis.findings import Findings
 from lossjax.history import History
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lossjax.sweeps.simulation import Simulations
     from lossjax.sweeps.sweep import Sweep
 
-Scale = Literal["smoke", "full"]
+SMOKE = "smoke"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,26 +38,44 @@ class Experiment:
         name: its folder under the results.
         question: in a sentence.
         claims: ids of CLAIMS that it tests.
-        sweep: the Sweep at a scale: "smoke" (seconds to a minute, to see that everything runs) or "full". Where nothing
-            is trained, the Simulations.
+        sweep: the Sweep at one of the ``scales``. Where nothing is trained, the Simulations.
         analyse: cell name → History, to Findings.
         plot: Findings, to figures by file name; reads nothing else, so figures are redrawn from the committed files.
+        scales: "smoke" (seconds to a minute, to see that everything runs) and others; the second is the usual one. An
+            experiment that takes hours in full has "laptop" there, and "paper" after it.
     """
 
     name: str
     question: str
     claims: tuple[str, ...]
-    sweep: "Callable[[Scale], Sweep | Simulations]"
+    sweep: "Callable[[str], Sweep | Simulations]"
     analyse: Callable[[Mapping[str, History]], Findings]
     plot: Callable[[Findings], Mapping[str, Figure]]
+    scales: tuple[str, ...] = (SMOKE, "full")
 
     def __post_init__(self) -> None:
         check_folder_name("experiment", self.name)
-        if self.name.endswith("-smoke"):
-            raise ValueError(f"experiment name {self.name!r} ends as the folder of a smoke run does; rename it")
+        if len(self.scales) < 2 or self.scales[0] != SMOKE:
+            raise ValueError(f"scales={self.scales!r} must be {SMOKE!r}, the usual one, and any others")
+        for scale in (SMOKE, *self.scales):
+            check_folder_name("scale", scale)
+            if self.name.endswith(f"-{scale}"):
+                raise ValueError(f"experiment name {self.name!r} ends as the folder of a {scale} run does; rename it")
         for name in ("sweep", "analyse", "plot"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} of experiment {self.name!r} must be a function")
+
+    def scale(self, name: str | None = None) -> str:
+        """A scale by its name; the usual one where no name is given. ValueError where the experiment has none such."""
+        if name is None:
+            return self.scales[1]
+        if name not in self.scales:
+            raise ValueError(f"experiment {self.name!r} has no scale {name!r}; it has {', '.join(self.scales)}")
+        return name
+
+    def folder(self, scale: str) -> str:
+        """Under the results: ``<name>`` at the usual scale, else ``<name>-<scale>``, so that no scales are mixed."""
+        return self.name if scale == self.scales[1] else f"{self.name}-{scale}"
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ class Plan:
     """What an experiment folder is to hold, and the command that asked for it."""
 
     experiment: str
-    scale: str  # "full" or "smoke"
+    scale: str  # "full" or "smoke", for example
     command: str
     lossjax: str | None  # its version
     cells: tuple[CellPlan, ...]

@@ -23,7 +23,7 @@ import numpy as np
 from lossjax.history import History
 from lossjax.identity import describe, digest
 from lossjax.sweeps import parts, store
-from lossjax.sweeps.experiment import Scale, load_experiment
+from lossjax.sweeps.experiment import load_experiment
 from lossjax.sweeps.plan import CellPlan, plan_changes, write_plan
 from lossjax.sweeps.progress import Meter
 from lossjax.sweeps.provenance import versions
@@ -69,7 +69,7 @@ def run_simulations(
     *,
     source: Path,
     experiment: str,
-    scale: Scale,
+    scale: str,
     command: str,
     mix_versions: bool = False,
 ) -> None:
@@ -107,7 +107,7 @@ def _run_case(
     pool: ProcessPoolExecutor,
     num_processes: int,
     source: Path,
-    scale: Scale,
+    scale: str,
     plan: CellPlan,
     missing: list[tuple[int, int]],
     root: Path,
@@ -135,7 +135,7 @@ def _run_case(
         raise Stopped(f"stopped in {plan.name}; the same command goes on from here")
 
 
-def _draw_part(source: str, scale: Scale, name: str, first: int, last: int) -> dict[str, np.ndarray]:
+def _draw_part(source: str, scale: str, name: str, first: int, last: int) -> dict[str, np.ndarray]:
     """Runs in a process of its own: outcome → [draw]."""
     case = _simulations(source, scale).cases[name]
     draws = [case(seed) for seed in range(first, last)]
@@ -143,7 +143,7 @@ def _draw_part(source: str, scale: Scale, name: str, first: int, last: int) -> d
 
 
 @functools.cache  # once a process: a case may remember what is dear, such as its truth
-def _simulations(source: str, scale: Scale) -> Simulations:
+def _simulations(source: str, scale: str) -> Simulations:
     simulations = load_experiment(source).sweep(scale)
     assert isinstance(simulations, Simulations)
     return simulations

@@ -1,6 +1,7 @@
 """TrainConfig: what is static in a member's program. Plain values only; importing it starts nothing."""
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,8 +18,8 @@ SPLITS = ("train", "val", "test")
 class Measure:
     """What is computed at every evaluation, on the device, for each split that has examples.
 
-    Always: loss, accuracy, top-5 accuracy, Brier, ECE (equal width), confidence, entropy, the share of tied argmaxes,
-    and loss and accuracy by class-frequency group.
+    Always: loss, accuracy, balanced and top-5 accuracy, Brier, ECE (equal width), confidence, entropy, the share of
+    tied argmaxes, and loss and accuracy by class-frequency group.
     """
 
     splits: tuple[str, ...] = SPLITS
@@ -27,6 +28,7 @@ class Measure:
     folds: int = 5  # of the cross-fitted temperature
     quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the margin
     num_groups: int = 3  # class-frequency groups of equal training mass: head, middle, tail; 0: none
+    adjusted: float | None = None  # tau: all also of logits - tau · log prior (Menon et al. 2021, eq. 9), as adjusted_*
     per_example: tuple[str, ...] = ()  # splits whose loss, correctness and margin are kept for each example
     logits: tuple[str, ...] = ()  # splits whose logits are kept whole
     budget_gib: float = 4.0  # per-example records of one cell may take this much; more is refused before training
@@ -52,6 +54,8 @@ class Measure:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name}={value!r} must be at least {least}, a whole number (a Python int)")
+        if self.adjusted is not None and not math.isfinite(self.adjusted):
+            raise ValueError(f"adjusted={self.adjusted!r} must be a finite number, or None for no adjustment")
         if any(not 0 <= q <= 1 for q in self.quantiles):
             raise ValueError(f"quantiles={self.quantiles} must lie in [0, 1]")
 

@@ -32,7 +32,8 @@ def measure(
 ) -> Metrics:
     """Every metric of a split by name, without the split's prefix.
 
-    Scalars: ``loss`` (plain cross-entropy, nats), ``accuracy``, ``top5_accuracy`` (absent where there are at most 5
+    Scalars: ``loss`` (plain cross-entropy, nats), ``accuracy``, ``balanced_accuracy`` (the mean over the classes that
+    the split holds of the share of their examples that is correct), ``top5_accuracy`` (absent where there are at most 5
     classes), ``brier``, ``confidence``, ``entropy`` (nats), ``tied`` (share of examples whose highest logit is not
     unique), ``ece_width``; and with ``config.calibration`` also ``refinement``, ``calibration``, ``ece_mass``,
     ``temperature``, ``temperature_edge`` (1 where it, or that of a fold, is 1/64 or 64, else 0), and
@@ -79,6 +80,9 @@ def measure(
     stacked = jnp.stack([values.astype(jnp.float32) for values in columns.values()], axis=1)
     means = _dot(slices, stacked) / counts[:, None]
     by_slice |= {name: means[:, column] for column, name in enumerate(columns)}
+    each_class = slices / _class_sizes(labels, weights, logits.shape[1])[labels]  # sums to 1 over a class
+    of_classes = _dot(each_class, stacked[:, list(columns).index("accuracy"), None])[:, 0]
+    by_slice["balanced_accuracy"] = of_classes / jnp.sum(each_class, axis=1)
     gap = examples.confidence - (examples.rank == 0)
     by_slice["ece_width"] = _ece_width(examples.confidence, gap, slices, config.bins) / counts
     if config.calibration:
@@ -180,6 +184,14 @@ def _slices(
         return weights[None]
     in_group = groups[labels] == jnp.arange(num_groups, dtype=groups.dtype)[:, None]
     return jnp.concatenate([weights[None], in_group * weights])
+
+
+def _class_sizes(
+    labels: Int[Array, " example"], weights: Float[Array, " example"] | None, num_classes: int
+) -> Float[Array, " class"]:
+    """Examples of each class, at least 1; whole numbers, so the order of addition does not matter."""
+    counts = jnp.zeros(num_classes, jnp.float32).at[labels].add(1.0 if weights is None else weights)
+    return jnp.maximum(counts, 1)
 
 
 class _TemperatureFit(NamedTuple):

@@ -41,13 +41,13 @@ def objective(
             losses = _focal(cross_entropy(logits, labels), hparams.focal_gamma)
         case "flooding":
             assert hparams.flood_level is not None
-            mean = _weighted_mean(cross_entropy(logits, labels), weights)
+            mean = weighted_mean(cross_entropy(logits, labels), weights)
             return jnp.abs(mean - hparams.flood_level) + hparams.flood_level
         case "logit_adjusted":
-            log_prior = jnp.log(jnp.maximum(class_counts, 1) / jnp.sum(class_counts))
+            shift = log_prior(class_counts)
             if hparams.logit_adjustment is not None:
-                log_prior = hparams.logit_adjustment * log_prior
-            losses = _smoothed_cross_entropy(logits + log_prior, labels, smoothing)
+                shift = hparams.logit_adjustment * shift
+            losses = _smoothed_cross_entropy(logits + shift, labels, smoothing)
         case "class_weighted":
             assert hparams.effective_number_beta is not None
             class_weights = _effective_number_weights(class_counts, hparams.effective_number_beta)
@@ -55,12 +55,17 @@ def objective(
         case "brier":
             probabilities = jax.nn.softmax(logits)
             losses = jnp.sum(probabilities**2, axis=-1) - 2 * _of_label(probabilities, labels) + 1
-    return _weighted_mean(losses, weights)
+    return weighted_mean(losses, weights)
 
 
 def cross_entropy(logits: Float[Array, "batch class"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
     """-log softmax(logits)[label] of each example, in nats."""
     return _smoothed_cross_entropy(logits, labels, None)
+
+
+def log_prior(class_counts: Float[Array, " class"]) -> Float[Array, " class"]:
+    """Logarithm of each class's share of the training examples; without any, a class counts as one with one."""
+    return jnp.log(jnp.maximum(class_counts, 1) / jnp.sum(class_counts))
 
 
 def _smoothed_cross_entropy(
@@ -96,5 +101,6 @@ def _is_label(values: Float[Array, "batch class"], labels: Int[Array, " batch"])
     return jnp.arange(values.shape[-1], dtype=labels.dtype) == labels[:, None]
 
 
-def _weighted_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Float[Array, ""]:
-    return jnp.sum(values * weights) / jnp.sum(weights)
+def weighted_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Float[Array, ""]:
+    # times the reciprocal: a division by a traced scalar has other last bits on one device than on two
+    return jnp.sum(values * weights) * (1.0 / jnp.sum(weights))

@@ -113,7 +113,17 @@ _TAKES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # whatever is trained, and however
 _ALWAYS: Final = frozenset(
-    ("learning_rate", "weight_decay", "l2", "clip_norm", "dropout", "label_noise", "train_size", "init_scale")
+    (
+        "learning_rate",
+        "weight_decay",
+        "l2",
+        "clip_norm",
+        "dropout",
+        "label_noise",
+        "train_size",
+        "class_balance",
+        "init_scale",
+    )
 )
 
 

@@ -14,8 +14,8 @@ from lossjax.hyperparams import Hyperparams
 from lossjax.keys import Streams
 from lossjax.tasks.task import Split, Splits, Task
 from lossjax.training.config import SPLITS, TrainConfig
-from lossjax.training.measure import class_groups, measure, per_example
-from lossjax.training.objective import cross_entropy, objective
+from lossjax.training.measure import NARROW, class_groups, measure, per_example
+from lossjax.training.objective import cross_entropy, log_prior, objective, weighted_mean
 from lossjax.training.optimizers import make_optimizer
 
 Records = dict[str, Array]
@@ -182,7 +182,7 @@ def step(
     def loss(params: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
         logits = forward(cell, params, inputs, mask, hparams.dropout, rngs)
         trained = objective(cell.config, hparams, logits, labels, weights, data.class_counts)
-        return trained, jnp.sum(cross_entropy(logits, labels) * weights) / jnp.sum(weights)
+        return trained, weighted_mean(cross_entropy(logits, labels), weights)
 
     (_, batch_loss), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     optimizer = make_optimizer(cell.config, hparams, cell.num_steps)
@@ -204,14 +204,25 @@ def evaluate(
     """
     config = cell.config.measure
     records: Records = {"batch_loss": batch_loss}
-    start = 0 if "train" in cell.measured else cell.sizes["train"]
-    logits = _logits(cell, params, jax.tree.map(lambda array: array[start:], data.examples))
+    first = 0 if "train" in cell.measured else cell.sizes["train"]
+    # many classes: a split at a time, since the logits of all would take the most memory of all
+    together = cell.task.num_classes <= NARROW
+    logits = _logits(cell, params, _examples(data, first, None)) if together else None
+    start = first
     for split in cell.measured:
-        rows, logits = logits[: cell.sizes[split]], logits[cell.sizes[split] :]
         stop = start + cell.sizes[split]
+        if logits is None:
+            rows = _logits(cell, params, _examples(data, start, stop))
+        else:
+            rows = logits[start - first : stop - first]
         labels = data.train_labels if split == "train" else data.examples.labels[start:stop]
         weights = _train_weights(cell, hparams) if split == "train" else None
         named = measure(rows, labels, data.groups, config, weights)
+        if config.adjusted is not None:
+            adjusted = measure(
+                rows - config.adjusted * log_prior(data.class_counts), labels, data.groups, config, weights
+            )
+            named |= {f"adjusted_{name}": value for name, value in adjusted.items()}
         if split in config.per_example:
             named |= per_example(rows, labels)
         if split in config.logits:
@@ -272,7 +283,7 @@ def _train_steps(
     per_epoch = cell.steps_per_epoch
 
     def epoch_steps(epoch: Int[Array, ""], state: MemberState) -> MemberState:
-        order = _order(cell, streams, hparams, epoch)
+        order = _order(cell, streams, hparams, data, epoch)
         first, last = jnp.maximum(start, epoch * per_epoch), jnp.minimum(stop, (epoch + 1) * per_epoch)
         return jax.lax.fori_loop(
             first, last, lambda index, s: step(cell, s, streams, hparams, data, order, index), state
@@ -281,12 +292,27 @@ def _train_steps(
     return jax.lax.fori_loop(start // per_epoch, -(-stop // per_epoch), epoch_steps, state)
 
 
-def _order(cell: Cell, streams: Streams, hparams: Hyperparams, epoch: Int[Array, ""]) -> Int[Array, " example"]:
-    """The order of training examples in an epoch, filled up to whole batches by starting it again."""
+def _order(
+    cell: Cell, streams: Streams, hparams: Hyperparams, data: Data, epoch: Int[Array, ""]
+) -> Int[Array, " example"]:
+    """The order of training examples in an epoch, filled up to whole batches by starting it again.
+
+    With ``class_balance`` q they are drawn with replacement, each in proportion to the count of its class to the power
+    of -q: with q = 1 all classes come equally often, with q = 0 all examples do (Kang et al. 2020, eq. 1, at 1 - q).
+    """
     num_train = cell.sizes["train"]
-    order = jax.random.permutation(jax.random.fold_in(streams.order, epoch), num_train)
-    if hparams.train_size is not None:
-        order = order % hparams.train_size.astype(order.dtype)
+    key = jax.random.fold_in(streams.order, epoch)
+    if hparams.class_balance is not None:
+        used = _train_weights(cell, hparams)
+        shares = jnp.maximum(data.class_counts, 1)[data.train_labels] ** -hparams.class_balance
+        cumulative = jnp.cumsum(shares if used is None else shares * used)
+        drawn = cumulative[-1] * jax.random.uniform(key, (num_train,))
+        # "right" never finds an example of weight 0; a draw that rounds up to the whole sum would find none at all
+        order = jnp.searchsorted(cumulative, jnp.minimum(drawn, jnp.nextafter(cumulative[-1], 0.0)), side="right")
+    else:
+        order = jax.random.permutation(key, num_train)
+        if hparams.train_size is not None:
+            order = order % hparams.train_size.astype(order.dtype)
     return jnp.resize(order, (cell.steps_per_epoch * cell.config.batch_size,))
 
 
@@ -300,6 +326,10 @@ def _record(
         records={name: array.at[slot].set(records[name]) for name, array in state.records.items()},
         nonfinite_step=_first_nonfinite(state, total, index),
     )
+
+
+def _examples(data: Data, start: int, stop: int | None) -> Split:
+    return cast(Split, jax.tree.map(lambda array: array[start:stop], data.examples))
 
 
 def _logits(cell: Cell, params: Any, examples: Split) -> Float[Array, "example class"]:
