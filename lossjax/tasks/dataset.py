@@ -1,10 +1,11 @@
-"""What data sets have in common: stratified partitions, and standardisation by training statistics. NumPy only."""
+"""What data sets have in common: partitions, class counts, standardisation by training statistics. NumPy only."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Int, Key
 
-from lossjax.tasks.task import Bayes, Split, Splits
+from lossjax.tasks.task import Bayes, Split, Splits, Task
 
 
 class Examples(NamedTuple):
@@ -30,6 +31,21 @@ class DataSet:
     def bayes(self) -> Bayes | None:
         """Unknown for real data."""
         return None
+
+
+def class_counts(task: Task, key: Key[Array, ""] | None = None) -> Int[np.ndarray, " class"]:
+    """How many training examples each class has; ``key`` is the data key of a member where each has its own examples.
+
+    ``class_counts(task)[labels] >= 5`` are the examples whose class was seen at least five times in training.
+    """
+    labels = np.asarray(task.splits(key).train.labels)  # type: ignore[arg-type]  # shared tasks ignore the key
+    return np.bincount(labels, minlength=task.num_classes)
+
+
+def check_digest(what: str, found: str, expected: str | None, remedy: str) -> None:
+    """ValueError where a digest is expected and another is found."""
+    if expected is not None and found != expected:
+        raise ValueError(f"{what} has SHA-256 {found} and not {expected}: the data were changed; {remedy}")
 
 
 def check_fractions(**fractions: float) -> None:
@@ -61,6 +77,28 @@ def hold_out(examples: Examples, num_held_out: int, rng: np.random.Generator) ->
     return take(examples, rng.permutation(rest)), take(examples, rng.permutation(held_out))
 
 
+def hold_out_repeated(
+    examples: Examples, num_val: int, num_test: int, rng: np.random.Generator
+) -> tuple[Examples, Examples, Examples]:
+    """Training, validation and test examples, each in random order; every class has an example in training.
+
+    One example of each class, drawn at random, is trained on. Validation and test are held out of the others, each
+    within one or two examples of proportional to how many these are in the class. So what is held out is of classes
+    that are trained on, and a class with a single example is not held out.
+    """
+    num_examples = len(examples.labels)
+    shuffled = rng.permutation(num_examples)
+    kept = shuffled[np.unique(examples.labels[shuffled], return_index=True)[1]]
+    if num_val + num_test >= num_examples - len(kept):
+        raise ValueError(
+            f"holding out {num_val} + {num_test} of {num_examples} examples leaves too few for training, where one of "
+            f"each of the {len(kept)} classes stays; lower val_fraction or test_fraction"
+        )
+    rest, test = hold_out(take(examples, np.setdiff1d(shuffled, kept)), num_test, rng)
+    rest, val = hold_out(rest, num_val, rng)
+    return take(join(rest, take(examples, kept)), rng.permutation(num_examples - num_val - num_test)), val, test
+
+
 def count(name: str, fraction: float, num_examples: int) -> int:
     """How many of ``num_examples`` a fraction stands for, by rounding; never none unless the fraction is 0."""
     number = round(fraction * num_examples)
@@ -73,6 +111,16 @@ def take(examples: Examples, index: np.ndarray) -> Examples:
     """The examples at these positions."""
     mask = None if examples.mask is None else examples.mask[index]
     return Examples(examples.inputs[index], examples.labels[index], mask)
+
+
+def join(first: Examples, second: Examples) -> Examples:
+    """The examples of both; both have a mask, or neither."""
+    masks = [part.mask for part in (first, second) if part.mask is not None]
+    return Examples(
+        np.concatenate([first.inputs, second.inputs]),
+        np.concatenate([first.labels, second.labels]),
+        np.concatenate(masks) if masks else None,
+    )
 
 
 def standardise(train: Examples, *others: Examples) -> tuple[Examples, ...]:
