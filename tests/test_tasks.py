@@ -282,6 +282,37 @@ def test_labels_are_drawn_from_the_stated_posterior(task):
     assert abs(loss.mean() - risk.loss) < 4 * error
 
 
+def test_many_classes_are_drawn_from_the_stated_posterior():
+    """Pearson's statistic of labels drawn in two steps, over classes in blocks that do not come out even."""
+    log_posterior = np.log(np.random.default_rng(0).dirichlet(np.full(260, 0.5))).astype(np.float32)
+    log_posterior[[0, 7, 259]] = -np.inf
+    keys = jax.random.split(key_of(1), 200_000)
+    counts = np.bincount(jax.vmap(lambda key: teacher._draw_class(key, log_posterior))(keys), minlength=260)
+    assert len(counts) == 260
+    assert counts[[0, 7, 259]].tolist() == [0, 0, 0]
+    posterior = np.exp(log_posterior.astype(float))
+    expected = 200_000 * posterior / posterior.sum()
+    often = expected > 5
+    observed = np.append(counts[often], counts[~often].sum())
+    statistic = (np.square(observed - np.append(expected[often], expected[~often].sum())) / observed.clip(1)).sum()
+    assert abs(statistic - often.sum()) < 5 * math.sqrt(2 * often.sum())
+
+
+def test_many_classes():
+    """What 3,000 classes cost: labels drawn, the prior's frequencies and a temperature found."""
+    task = Teacher("dense", hidden=16, num_examples=4_000, seq_len=2, num_classes=3000, prior="zipf", temperature=0.2)
+    train = drawn(task, 0).train
+    counts = np.bincount(np.asarray(train.labels), minlength=3000)
+    risk = bayes_risk(task, 4_000)
+    frequent = task.class_prior > 0.005
+    expected = 4_000 * risk.class_marginal[frequent]
+    assert (np.abs(counts[frequent] - expected) < 5 * np.sqrt(2 * expected)).all()
+    assert np.abs(risk.class_marginal - task.class_prior).sum() / 2 < 0.25
+    posterior = task.log_posterior(train.inputs)
+    loss = -np.asarray(posterior)[np.arange(4_000), np.asarray(train.labels)]
+    assert abs(loss.mean() - risk.loss) < 5 * loss.std() / math.sqrt(4_000)
+
+
 def test_no_predictor_beats_the_bayes_loss():
     train = drawn(DENSE, 0).train
     log_posterior = np.asarray(DENSE.log_posterior(train.inputs), np.float64)

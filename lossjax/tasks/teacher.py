@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
@@ -21,6 +22,7 @@ BIAS_TOLERANCE = 1e-3  # share of the reference labels that may still belong to 
 BIAS_ITERATIONS = 200  # at most: temperatures below about 0.02 converge slowly
 BAYES_EXAMPLES = 2**16  # inputs behind Teacher.bayes and at_bayes_accuracy
 MAX_CELLS = 2**22  # example-class entries of the posterior held at once
+MANY_CLASSES = 256  # from here on labels are drawn in two steps; below, one random number a class is cheap
 FORGET_BIAS = 2.0  # the LSTM teacher remembers about eight steps
 
 
@@ -139,7 +141,7 @@ class Teacher:
 
         def label(example: tuple[Float[Array, " hidden"], Key[Array, ""]]) -> Int[Array, ""]:
             hidden, label_key = example
-            return jax.random.categorical(label_key, _log_posterior(weights, hidden[None], self.temperature)[0])
+            return _draw_class(label_key, _log_posterior(weights, hidden[None], self.temperature)[0])
 
         # in blocks: thousands of examples times thousands of classes times members are too much at once
         examples = (hidden, jax.random.split(labels_key, num_examples))
@@ -183,27 +185,34 @@ def bayes_risk(task: Teacher, num_examples: int = 10**6, seed: int = 0, key: Key
 def at_bayes_accuracy(task: Teacher, accuracy: float) -> Teacher:
     """The same teacher at the temperature, to four digits, that gives a stated Bayes accuracy within about 0.002.
 
-    By bisection over temperatures from 0.001 to 1,000 on the inputs of ``task.bayes``; seconds, or minutes with
-    thousands of classes, so an experiment is best given the result. Raises ValueError where these temperatures do not
-    reach the accuracy, and with ``teacher_seed=None``, where each member's teacher needs its own.
+    Searched from the task's own temperature outwards, within 0.001 to 1,000, on the inputs of ``task.bayes``, by
+    Brent's method: seconds, or about a minute with thousands of classes, less if the task's temperature is near, so an
+    experiment is best given the result. Raises ValueError where these temperatures do not reach the accuracy, and with
+    ``teacher_seed=None``, where each member's teacher needs its own.
     """
     if task.teacher_seed is None:
         raise ValueError("teacher_seed=None has no one teacher to tune; give a seed, and use several for several draws")
     key = _seed_key(task.teacher_seed)
 
-    def reached(temperature: float) -> float:
-        return float(_accuracy_at(_architecture(task), key, temperature))
+    @functools.cache
+    def excess(log_temperature: float) -> float:
+        return float(_accuracy_at(_architecture(task), key, math.exp(log_temperature))) - accuracy
 
-    low, high = 1e-3, 1e3
-    most, least = reached(low), reached(high)
-    if not least < accuracy < most:
-        raise ValueError(
-            f"accuracy={accuracy} is out of reach: temperatures from {low:g} to {high:g} give {most:.4f} to {least:.4f}"
-        )
-    while high / low > 1 + 1e-3:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if reached(middle) > accuracy else (low, middle)
-    return dataclasses.replace(task, temperature=float(f"{low:.4g}"))
+    def within(log_temperature: float) -> float:
+        return min(max(log_temperature, math.log(1e-3)), math.log(1e3))
+
+    near = far = within(math.log(task.temperature))
+    # the colder the more accurate, and the slower: none is tried without need
+    outwards = math.copysign(math.log(2), excess(near))
+    while excess(near) * excess(far) > 0:
+        near, far = far, within(far + outwards)
+        if near == far:
+            raise ValueError(
+                f"accuracy={accuracy} is out of reach: temperatures from 0.001 to 1000 end at "
+                f"{accuracy + excess(far):.4f}, that of {math.exp(far):.4g}"
+            )
+    found = scipy.optimize.brentq(excess, near, far, xtol=5e-4)
+    return dataclasses.replace(task, temperature=float(f"{math.exp(found):.4g}"))
 
 
 class _Weights(struct.PyTreeNode):
@@ -333,6 +342,22 @@ def _log_posterior(
 ) -> Float[Array, "example class"]:
     scores = _product(hidden, weights.to_scores) + weights.score_bias
     return jax.nn.log_softmax(scores / temperature + weights.class_bias)
+
+
+def _draw_class(key: Key[Array, ""], log_posterior: Float[Array, " class"]) -> Int[Array, ""]:
+    """A class with these log probabilities.
+
+    Many classes are cut into blocks; first a block is drawn and then a class of it, so that a label takes about twice
+    the square root of as many random numbers as there are classes.
+    """
+    num_classes = len(log_posterior)
+    if num_classes < MANY_CLASSES:
+        return jax.random.categorical(key, log_posterior)
+    width = math.isqrt(num_classes)
+    block_key, class_key = jax.random.split(key)
+    blocks = jnp.pad(log_posterior, (0, -num_classes % width), constant_values=-jnp.inf).reshape(-1, width)
+    block = jax.random.categorical(block_key, jax.nn.logsumexp(blocks, axis=1))
+    return block * width + jax.random.categorical(class_key, blocks[block])
 
 
 def _product(left: Array, right: Array) -> Array:
