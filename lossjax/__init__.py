@@ -4,8 +4,10 @@ The names below are resolved at first use, so that ``import lossjax`` starts nei
 """
 
 import importlib
-from importlib.metadata import version
 from typing import Any
+
+# stands here and not only in the package's metadata, which an editable install keeps from the day it was made
+__version__ = "0.3.0"
 
 _HOME = {
     # what is trained
@@ -43,7 +45,6 @@ _HOME = {
 _MODULES = ("tasks", "models")
 
 __all__ = sorted(_HOME)
-__version__ = version("lossjax")
 
 
 def __getattr__(name: str) -> Any:

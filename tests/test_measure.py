@@ -11,14 +11,14 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 from lossjax.devices import compiler_options
 from lossjax.training.config import Measure
-from lossjax.training.measure import class_groups, measure, per_example
+from lossjax.training.measure import class_groups, measure
 
 CONFIG = Measure()
 UNCALIBRATED = Measure(calibration=False)
 LOG_RANGE = np.log(64)
 
 # compiled once a shape and configuration
-_compiled = jax.jit(measure, static_argnames="config")
+_compiled = jax.jit(measure, static_argnames=("config", "records"))
 
 
 def _draw(num_examples: int, num_classes: int, seed: int = 0, scale: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,8 +30,9 @@ def _draw(num_examples: int, num_classes: int, seed: int = 0, scale: float = 2.0
     return logits, np.minimum(labels, num_classes - 1).astype(np.int32)
 
 
-def _measure(logits, labels, groups=None, config=CONFIG, weights=None) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value) for name, value in _compiled(logits, labels, groups, config, weights).items()}
+def _measure(logits, labels, groups=None, config=CONFIG, weights=None, records=False) -> dict[str, np.ndarray]:
+    found = _compiled(logits, labels, groups, config, weights, records=records)
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _assert_close(actual: dict, expected: dict, rtol: float = 2e-5, atol: float = 2e-6) -> None:
@@ -89,7 +90,7 @@ def test_two_class_brier_is_twice_scikit_learns() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_records_of_each_example(shape: tuple[int, int]) -> None:
     logits, labels = _draw(*shape)
-    records = jax.jit(per_example)(logits, labels)
+    records = _measure(logits, labels, records=True)
     rows = np.arange(len(labels))
     others = logits.copy()
     others[rows, labels] = -np.inf
@@ -98,6 +99,19 @@ def test_records_of_each_example(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(records["example_margin"], logits[rows, labels] - others.max(1), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(records["example_correct"], logits.argmax(1) == labels)
     assert records["example_correct"].dtype == bool
+    refined = records["example_refined_loss"]
+    np.testing.assert_allclose(refined.mean(), records["refinement"], rtol=1e-5)
+    # at a temperature near that of all examples, and shared by those of a fold
+    scaled = logits.astype(float) / records["temperature"]
+    near = -log_softmax(scaled, axis=1)[rows, labels]
+    np.testing.assert_allclose(refined, near, rtol=0.1, atol=0.02)
+    assert not np.allclose(refined, near, rtol=1e-6, atol=0)
+    without = _measure(logits, labels, config=UNCALIBRATED, records=True)
+    assert {name for name in without if name.startswith("example_")} == {
+        "example_loss",
+        "example_correct",
+        "example_margin",
+    }
 
 
 @pytest.mark.parametrize("num_classes", [7, 40])
@@ -159,7 +173,7 @@ def test_margin_quantiles_equal_numpy(weighted: bool) -> None:
     config = Measure(quantiles=(0.0, 0.05, 0.5, 0.77, 1.0))
     groups = np.int32([0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
     actual = _measure(logits, labels, jnp.asarray(groups), config, weights)
-    margins = np.asarray(per_example(logits, labels)["example_margin"])
+    margins = _measure(logits, labels, config=UNCALIBRATED, records=True)["example_margin"]
     is_used = np.ones(203, bool) if weights is None else weights > 0
     expected = np.quantile(margins[is_used], config.quantiles)
     np.testing.assert_allclose(actual["margin_quantiles"], expected, rtol=1e-4, atol=1e-5)
@@ -398,11 +412,11 @@ def test_class_groups_have_equal_shares_of_the_training_mass() -> None:
 def test_what_is_not_asked_for_is_not_in_the_program() -> None:
     logits, labels = _draw(50, 10)
     text = str(jax.make_jaxpr(lambda z, y: measure(z, y, None, UNCALIBRATED))(logits, labels))
-    assert "sort" not in text
-    assert "while" not in text
-    assert "scan" not in text
+    assert "sort[" not in text
+    assert "while[" not in text
+    assert "scan[" not in text
     calibrated = [
-        str(jax.make_jaxpr(lambda z, y, groups=groups: measure(z, y, groups, CONFIG))(logits, labels)).count("scan[")
+        str(jax.make_jaxpr(lambda z, y, groups=groups: measure(z, y, groups, CONFIG))(logits, labels)).count("while[")
         for groups in (None, jnp.arange(10) % 3)
     ]
     assert calibrated == [1, 2]  # one temperature; with groups, one pass more serves them all

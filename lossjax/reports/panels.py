@@ -124,7 +124,7 @@ def cells_by_phase(columns: Sequence[Phases]) -> Figure:
             for ax in (top, bottom):
                 ax.axhline(0, color="#444444", linewidth=0.8)
             shown = np.arange(len(x) - 1, -1, -4)[::-1]
-            bottom.set_xticks(shown, [f"{column.end[at]:.2g}" for at in shown])
+            bottom.set_xticks(shown, [f"{float(f'{column.end[at]:.2g}'):g}" for at in shown])
             bottom.set_xlabel("until epoch")
             top.set_title(textwrap.fill(column.title, 22))
         axes[0, 0].set_ylabel("change in loss (nats)")

@@ -7,13 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import lossjax
+
 PACKAGES: Final = ("lossjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
-    """package → its installed version; None where it is not installed as a package."""
+    """package → its version, lossjax's own from its code; None where it is not installed as a package."""
 
     def version(package: str) -> str | None:
+        if package == "lossjax":
+            return lossjax.__version__
         try:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -29,7 +29,7 @@ class Measure:
     quantiles: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the margin
     num_groups: int = 3  # class-frequency groups of equal training mass: head, middle, tail; 0: none
     adjusted: float | None = None  # tau: all also of logits - tau · log prior (Menon et al. 2021, eq. 9), as adjusted_*
-    per_example: tuple[str, ...] = ()  # splits whose loss, correctness and margin are kept for each example
+    per_example: tuple[str, ...] = ()  # splits of which each example's loss, correctness and margin are kept
     logits: tuple[str, ...] = ()  # splits whose logits are kept whole
     budget_gib: float = 4.0  # per-example records of one cell may take this much; more is refused before training
     block: int = 128  # examples a forward pass of an evaluation

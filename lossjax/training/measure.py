@@ -20,7 +20,8 @@ Metrics = dict[str, Array]
 NARROW: Final = 32  # classes up to which logits are turned
 BLOCK: Final = 2**17  # logits in a block where there are more classes
 LOG_RANGE: Final = math.log(64)  # the temperature lies in [1/64, 64]
-NEWTON_STEPS: Final = 12
+NEWTON_STEPS: Final = 12  # at most
+CONVERGED: Final = 1e-5  # in log T: a last step this small moves the loss by about 1e-10
 
 
 def measure(
@@ -29,6 +30,8 @@ def measure(
     groups: Int[Array, " class"] | None,
     config: Measure,
     weights: Float[Array, " example"] | None = None,
+    *,
+    records: bool = False,
 ) -> Metrics:
     """Every metric of a split by name, without the split's prefix.
 
@@ -51,6 +54,9 @@ def measure(
         groups: group of each class, in 0 … config.num_groups - 1.
         weights: 1 for examples that count, 0 for others; None: all count. With weights, all is as if the others were
             not there, except that folds go by position among all.
+        records: also of each example, [example]: ``example_loss`` (nats), ``example_correct`` (bool),
+            ``example_margin``, and with ``config.calibration`` ``example_refined_loss``, the loss at the temperature
+            fitted without the example's fold, whose mean is ``refinement``.
     """
     examples = _per_example(logits, labels)
     # always true, and of the logits: so the slices have a member axis under vmap whatever the labels and weights have.
@@ -93,17 +99,16 @@ def measure(
 
     overall = {name: values[0] for name, values in by_slice.items()}
     by_group = {} if groups is None else {f"group_{name}": values[1:] for name, values in by_slice.items()}
-    return overall | by_group
-
-
-def per_example(logits: Float[Array, "example class"], labels: Int[Array, " example"]) -> Metrics:
-    """Records of each example: ``example_loss`` (nats), ``example_correct`` (bool), ``example_margin``; [example]."""
-    examples = _per_example(logits, labels)
-    return {
-        "example_loss": examples.loss,
-        "example_correct": examples.rank == 0,
-        "example_margin": examples.margin,
-    }
+    of_examples: Metrics = {}
+    if records:
+        of_examples = {
+            "example_loss": examples.loss,
+            "example_correct": examples.rank == 0,
+            "example_margin": examples.margin,
+        }
+        if config.calibration:
+            of_examples["example_refined_loss"] = fit.loss
+    return overall | by_group | of_examples
 
 
 def class_groups(counts: Float[Array, " class"] | Int[Array, " class"], num_groups: int) -> Int[Array, " class"]:
@@ -135,12 +140,12 @@ class _Examples(NamedTuple):
 
 
 def _per_example(logits: Float[Array, "example class"], labels: Int[Array, " example"]) -> _Examples:
-    def of_example(logits: Float[Array, "class ..."], label: Int[Array, "..."]) -> _Examples:
+    def of_example(class_sum: Callable, logits: Float[Array, "class ..."], label: Int[Array, "..."]) -> _Examples:
         index = jax.lax.broadcasted_iota(label.dtype, logits.shape, 0)
         highest = jnp.max(logits, axis=0)
         shifted = logits - highest
         exps = jnp.exp(shifted)
-        total = jnp.sum(exps, axis=0)
+        total = class_sum(exps)
         log_total = jnp.log(total)
         label_gap = jnp.sum(jnp.where(index == label, shifted, 0), axis=0)
         # negated, so that a nan ranks as the highest, as in argmax, and is never counted as correct
@@ -149,9 +154,9 @@ def _per_example(logits: Float[Array, "example class"], labels: Int[Array, " exa
             loss=log_total - label_gap,
             rank=jnp.sum(is_above, axis=0, dtype=jnp.int32),
             margin=label_gap - jnp.max(jnp.where(index == label, -jnp.inf, shifted), axis=0),
-            brier=jnp.sum(exps * exps, axis=0) / (total * total) - 2 * jnp.exp(label_gap) / total + 1,
+            brier=class_sum(exps * exps) / (total * total) - 2 * jnp.exp(label_gap) / total + 1,
             confidence=1 / total,
-            entropy=log_total - jnp.sum(exps * shifted, axis=0) / total,
+            entropy=log_total - class_sum(exps * shifted) / total,
             is_tied=jnp.sum(shifted == 0, axis=0, dtype=jnp.int32) > 1,
             highest=highest,
             label_gap=label_gap,
@@ -163,14 +168,23 @@ def _per_example(logits: Float[Array, "example class"], labels: Int[Array, " exa
 def _over_examples(
     of_example: Callable, logits: Float[Array, "example class"], *others: Float[Array, " example"]
 ) -> Any:
-    """Maps ``of_example(logits [class], *others [])`` over examples; it reduces over the leading axis only.
+    """Maps ``of_example(class_sum, logits [class], *others [])`` over examples; it reduces over the leading axis only.
 
-    So it takes the turned logits of all examples, [class, example], just as well.
+    So it takes the turned logits of all examples, [class, example], just as well. ``class_sum`` adds along that axis;
+    with many classes it is a product with ones, since XLA adds, and takes exponentials within a sum, one by one there.
     """
     num_classes = logits.shape[1]
     if num_classes <= NARROW:
-        return of_example(logits.T, *others)
-    return jax.lax.map(lambda one: of_example(*one), (logits, *others), batch_size=max(1, BLOCK // num_classes))
+        return of_example(lambda values: jnp.sum(values, axis=0), logits.T, *others)
+    # of the logits, so that it has a member axis (as above); two columns, for XLA makes a sum of a product with one
+    ones = jnp.ones((num_classes, 2), jnp.float32) + 0.0 * logits[0, 0]
+
+    def class_sum(values: Float[Array, " class"]) -> Float[Array, ""]:
+        return _dot(values, ones)[0]
+
+    return jax.lax.map(
+        lambda one: of_example(class_sum, *one), (logits, *others), batch_size=max(1, BLOCK // num_classes)
+    )
 
 
 def _slices(
@@ -221,12 +235,12 @@ def _fit_temperature(
         """First and second derivative of each example's loss by u; the second without the part that may be negative."""
         scale = jnp.exp(log_inverse)
 
-        def of_example(logits: Array, highest: Array, scale: Array) -> tuple[Array, Array]:
+        def of_example(class_sum: Callable, logits: Array, highest: Array, scale: Array) -> tuple[Array, Array]:
             scaled = (logits - highest) * scale
             exps = jnp.exp(scaled)
-            total = jnp.sum(exps, axis=0)
-            mean = jnp.sum(exps * scaled, axis=0) / total
-            return mean, jnp.sum(exps * scaled * scaled, axis=0) / total - mean * mean
+            total = class_sum(exps)
+            mean = class_sum(exps * scaled) / total
+            return mean, class_sum(exps * scaled * scaled) / total - mean * mean
 
         mean, variance = _over_examples(of_example, logits, examples.highest, scale)
         return mean - scale * examples.label_gap, variance
@@ -239,24 +253,33 @@ def _fit_temperature(
         curvature = jnp.maximum(positive_part + slope_sum, positive_part / 4)
         return slope, position - slope / curvature
 
-    def minimum(slices: Float[Array, "slice example"]) -> Float[Array, " slice"]:
-        """Where each slice has its minimum. No two slices share an example, so a pass over the examples serves all."""
+    def minimum(slices: Float[Array, "slice example"], start: Array) -> Float[Array, " slice"]:
+        """Where each slice has its minimum. No two slices share an example, so a pass over the examples serves all.
 
-        def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            position, low, high = state
+        Each member stops by itself: under vmap the state of one that is done stays as it is while others go on.
+        """
+
+        def unfinished(state: tuple[Array, ...]) -> Array:
+            return (state[3] < NEWTON_STEPS) & (state[4] > CONVERGED)
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            before, low, high, count, _ = state
+            position = before
             first, second = moments(jnp.sum(position[:, None] * slices, axis=0))
             slope, target = newton(position, first, second, slices)
             low, high = jnp.where(slope < 0, position, low), jnp.where(slope < 0, high, position)
             midpoint = (position + jnp.where(target >= high, high, low)) / 2
             position = jnp.where((low < target) & (target < high), target, midpoint)
-            return jnp.clip(position, -LOG_RANGE, LOG_RANGE), low, high
+            position = jnp.clip(position, -LOG_RANGE, LOG_RANGE)
+            return position, low, high, count + 1, jnp.max(jnp.abs(position - before))
 
         # twice as wide as the bracket, so that the first step that halves it can reach an edge
         low = jnp.full(len(slices), -2 * LOG_RANGE, jnp.float32)
-        position, _, _ = jax.lax.fori_loop(0, NEWTON_STEPS, step, (jnp.zeros_like(low), low, -low))
+        state = (jnp.broadcast_to(start, low.shape), low, -low, jnp.int32(0), jnp.float32(jnp.inf))
+        position: Array = jax.lax.while_loop(unfinished, step, state)[0]
         return position
 
-    position = minimum(slices[:1])
+    position = minimum(slices[:1], jnp.zeros(1, jnp.float32))
     first, second = moments(jnp.broadcast_to(position, labels.shape))
     weights = slices[0]
     fold = np.arange(len(labels)) % num_folds
@@ -265,13 +288,13 @@ def _fit_temperature(
     by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
     scale = jnp.exp(by_fold)[fold]
 
-    def loss(logits: Array, highest: Array, scale: Array, label_gap: Array) -> Array:
-        return jnp.log(jnp.sum(jnp.exp((logits - highest) * scale), axis=0)) - scale * label_gap
+    def loss(class_sum: Callable, logits: Array, highest: Array, scale: Array, label_gap: Array) -> Array:
+        return jnp.log(class_sum(jnp.exp((logits - highest) * scale))) - scale * label_gap
 
     losses = _over_examples(loss, logits, examples.highest, scale, examples.label_gap)
     is_edge = jnp.any(jnp.abs(jnp.append(by_fold, position)) >= np.float32(LOG_RANGE), keepdims=True)
     if len(slices) > 1:
-        of_groups = minimum(slices[1:])
+        of_groups = minimum(slices[1:], position)
         position = jnp.append(position, of_groups)
         is_edge = jnp.append(is_edge, jnp.abs(of_groups) >= np.float32(LOG_RANGE))
     # comparisons with nan are false, and would leave a temperature where there is none

@@ -45,9 +45,10 @@ def residual_bytes(cell: Cell, fields: tuple[str, ...]) -> int:
 
 
 def per_example_bytes(cell: Cell) -> int:
-    """Bytes of what one member's history keeps for each example: losses, correctness, margins, logits."""
+    """Bytes of what one member's history keeps of each example: losses, also refined, correctness, margins, logits."""
     measure, sizes = cell.config.measure, cell.sizes
-    records = sum(sizes[split] * (4 + 1 + 4) for split in measure.per_example)
+    each = 4 + 1 + 4 + (4 if measure.calibration else 0)
+    records = sum(sizes[split] * each for split in measure.per_example)
     logits = sum(sizes[split] * cell.task.num_classes * 4 for split in measure.logits)
     return (records + logits) * len(cell.config.eval_steps(sizes["train"]))
 

@@ -14,7 +14,7 @@ from lossjax.hyperparams import Hyperparams
 from lossjax.keys import Streams
 from lossjax.tasks.task import Split, Splits, Task
 from lossjax.training.config import SPLITS, TrainConfig
-from lossjax.training.measure import NARROW, class_groups, measure, per_example
+from lossjax.training.measure import NARROW, class_groups, measure
 from lossjax.training.objective import cross_entropy, log_prior, objective, weighted_mean
 from lossjax.training.optimizers import make_optimizer
 
@@ -217,14 +217,12 @@ def evaluate(
             rows = logits[start - first : stop - first]
         labels = data.train_labels if split == "train" else data.examples.labels[start:stop]
         weights = _train_weights(cell, hparams) if split == "train" else None
-        named = measure(rows, labels, data.groups, config, weights)
+        named = measure(rows, labels, data.groups, config, weights, records=split in config.per_example)
         if config.adjusted is not None:
             adjusted = measure(
                 rows - config.adjusted * log_prior(data.class_counts), labels, data.groups, config, weights
             )
             named |= {f"adjusted_{name}": value for name, value in adjusted.items()}
-        if split in config.per_example:
-            named |= per_example(rows, labels)
         if split in config.logits:
             named["logits"] = rows
         records |= {f"{split}_{name}": value for name, value in named.items()}

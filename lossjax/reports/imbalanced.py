@@ -1,0 +1,209 @@
+"""Figures of many classes of unequal frequency: conditions in the plane of loss and accuracy, and what groups learn.
+
+As in ``plots``, whose style and colours they share, every function draws what it is given and computes no statistic.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from lossjax.analysis.attribution import Cell
+from lossjax.analysis.interval import Interval
+from lossjax.reports.labels import end_label, separate
+from lossjax.reports.panels import CELL_COLOURS
+from lossjax.reports.plots import PALETTE, _figure, _style
+
+GROUP_COLOURS: Final = {"head": "#0072B2", "middle": "#009E73", "tail": "#D55E00"}
+_PART_COLOURS: Final[Mapping[str, str]] = {
+    **CELL_COLOURS,
+    **GROUP_COLOURS,
+    "calibration": "#E69F00",
+    "refinement": "#CC79A7",
+}
+_GREY: Final = "#767676"
+_INK: Final = "#333333"
+
+
+def loss_against_accuracy(
+    loss: Float[np.ndarray, " condition"],
+    accuracy: Float[np.ndarray, " condition"],
+    *,
+    low: tuple[Float[np.ndarray, " condition"], Float[np.ndarray, " condition"]],
+    high: tuple[Float[np.ndarray, " condition"], Float[np.ndarray, " condition"]],
+    kinds: Sequence[str],
+    pareto: Bool[np.ndarray, " condition"],
+    names: Sequence[str],
+    pair: tuple[str, str] | None,
+    references: Mapping[str, tuple[float, float]],
+) -> Figure:
+    """A mark a condition with both its intervals; ``pair`` is joined by an arrow and named.
+
+    Args:
+        low, high: of the loss and of the accuracy.
+        kinds: a colour and a legend entry each.
+        pareto: conditions that are ringed.
+        references: name → loss and accuracy, drawn as lines where they lie within the picture, else named in a corner.
+    """
+    with _style():
+        figure = _figure(width=9, height=5.4)
+        ax = figure.subplots()
+        distinct = list(dict.fromkeys(kinds))
+        colours = np.array([PALETTE[distinct.index(kind)] for kind in kinds])
+        for kind in distinct:
+            chosen = np.array([one == kind for one in kinds])
+            colour = PALETTE[distinct.index(kind)]
+            ax.plot(loss[chosen], accuracy[chosen], "o", markersize=4.5, color=colour, label=kind, zorder=3)
+        ax.hlines(accuracy, low[0], high[0], color=colours, linewidth=0.9, alpha=0.6)
+        ax.vlines(loss, low[1], high[1], color=colours, linewidth=0.9, alpha=0.6)
+        ax.plot(
+            loss[pareto], accuracy[pareto], "o", markersize=10, color=_INK, fillstyle="none", linestyle="none", zorder=4
+        )
+        if pair is not None:
+            a, b = (list(names).index(name) for name in pair)
+            ax.annotate(
+                "",
+                (loss[b], accuracy[b]),
+                xytext=(loss[a], accuracy[a]),
+                arrowprops={"arrowstyle": "->", "color": _INK, "linewidth": 1.3, "shrinkA": 4, "shrinkB": 4},
+                zorder=5,
+            )
+            for at, other in ((a, b), (b, a)):
+                above = accuracy[at] > accuracy[other]
+                ax.annotate(
+                    names[at],
+                    (loss[at], accuracy[at]),
+                    xytext=(0, 9 if above else -9),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom" if above else "top",
+                    fontsize=9,
+                )
+        # the references would squeeze everything else into a corner
+        left, right = ax.get_xlim()
+        away = []
+        for name, (reference, share) in references.items():
+            if left <= reference <= right:
+                ax.axvline(reference, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                ax.annotate(name, (reference, 1), xycoords=ax.get_xaxis_transform(), color=_GREY, fontsize=9)
+            else:
+                away.append(f"{name}: loss {reference:.2f}, accuracy {100 * share:.2g} %")
+        ax.set_xlim(left, right)
+        if away:
+            ax.text(0.99, 0.99, "\n".join(away), transform=ax.transAxes, ha="right", va="top", color=_GREY, fontsize=9)
+        ax.set_xlabel("test loss (nats)")
+        ax.set_ylabel("test accuracy")
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        figure.legend(loc="outside upper left", ncols=3, frameon=False, handletextpad=0.2)
+        return figure
+
+
+def taken_apart(
+    how: Sequence[str],
+    parts: Sequence[Cell | str],
+    contribution: Float[np.ndarray, " part"],
+    low: Float[np.ndarray, " part"],
+    high: Float[np.ndarray, " part"],
+    *,
+    title: str,
+) -> Figure:
+    """One change in loss, split several ways: a bar a part with its interval; the dot is each way's sum."""
+    with _style():
+        ways = list(dict.fromkeys(how))
+        figure = _figure(width=9, height=3.6)
+        axes = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+        for ax, way in zip(axes, ways, strict=True):
+            chosen = [at for at, one in enumerate(how) if one == way]
+            x = np.arange(len(chosen) + 1)
+            ax.bar(x[:-1], contribution[chosen], 0.72, color=[_PART_COLOURS[parts[at]] for at in chosen], linewidth=0)
+            ax.vlines(x[:-1], low[chosen], high[chosen], color="#222222", linewidth=1.2)
+            ax.plot(x[-1], contribution[chosen].sum(), "o", color="#222222", markersize=5)
+            ax.axhline(0, color="#444444", linewidth=0.8)
+            ticks = [str(parts[at]).replace("→", "→\n") for at in chosen]
+            ax.set_xticks(x, [*ticks, "sum"], fontsize=8.5)
+            ax.set_title(way)
+        axes[0].set_ylabel("contribution to ΔL (nats)")
+        figure.suptitle(title, x=0.005, ha="left", fontsize=11)
+        return figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupCurves:
+    """One configuration's loss and accuracy by class-frequency group along training: group → [eval]."""
+
+    title: str
+    epochs: Float[np.ndarray, " eval"]
+    loss: Mapping[str, Float[np.ndarray, " eval"]]
+    accuracy: Mapping[str, Float[np.ndarray, " eval"]]
+    loss_low: Mapping[str, Float[np.ndarray, " eval"]]
+    loss_high: Mapping[str, Float[np.ndarray, " eval"]]
+    accuracy_low: Mapping[str, Float[np.ndarray, " eval"]]
+    accuracy_high: Mapping[str, Float[np.ndarray, " eval"]]
+    references: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # name → loss, accuracy
+
+
+def learned_by_group(columns: Sequence[GroupCurves]) -> Figure:
+    """Loss above accuracy of head, middle and tail, a column a configuration; references are dashed."""
+    with _style():
+        figure = _figure(width=9, height=5.2)
+        axes = figure.subplots(2, len(columns), sharex="col", sharey="row", squeeze=False)
+        labels = []
+        for (top, bottom), column in zip(axes.T, columns, strict=True):
+            for ax, curves, low, high, place in (
+                (top, column.loss, column.loss_low, column.loss_high, 0),
+                (bottom, column.accuracy, column.accuracy_low, column.accuracy_high, 1),
+            ):
+                texts = []
+                for name, reference in column.references.items():
+                    ax.axhline(reference[place], color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                    if place == 0:
+                        texts.append(end_label(ax, name, reference[place], _GREY))
+                for group, values in curves.items():
+                    colour = GROUP_COLOURS.get(group, "#222222")
+                    width = 1.2 if group in GROUP_COLOURS else 2.2
+                    ax.plot(column.epochs, values, color=colour, linewidth=width)
+                    ax.fill_between(column.epochs, low[group], high[group], color=colour, alpha=0.25, linewidth=0)
+                    texts.append(end_label(ax, group, float(values[-1]), colour))
+                labels.append((ax, texts))
+            top.set_title(column.title)
+            bottom.set_xlabel("epoch")
+        axes[0, 0].set_ylabel("test loss (nats)")
+        axes[1, 0].set_ylabel("test accuracy")
+        axes[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        figure.align_ylabels()
+        return separate(figure, labels)
+
+
+def remedies(
+    names: Sequence[str], measures: Mapping[str, Sequence[Interval]], references: Mapping[str, Mapping[str, float]]
+) -> Figure:
+    """A row a remedy, a panel a measure, all with intervals; the first row, what is compared with, is a line.
+
+    Args:
+        names: of the rows.
+        measures: title of a panel → an interval a row.
+        references: title of a panel → name → value, dashed.
+    """
+    with _style():
+        figure = _figure(width=9, height=0.36 * len(names) + 1.2)
+        axes = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+        y = np.arange(len(names))
+        for ax, (title, intervals) in zip(axes, measures.items(), strict=True):
+            ax.axvline(intervals[0].estimate, color=_INK, linewidth=0.9, zorder=1)
+            shown = [value for one in intervals for value in (one.low, one.high) if np.isfinite(value)]
+            for name, value in references.get(title, {}).items():
+                if min(shown) <= value <= max(shown):
+                    ax.axvline(value, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                    ax.annotate(name, (value, 0), xycoords=ax.get_xaxis_transform(), color=_GREY, fontsize=8)
+            ax.hlines(y, [one.low for one in intervals], [one.high for one in intervals], color=PALETTE[0], linewidth=2)
+            ax.plot([one.estimate for one in intervals], y, "o", color=PALETTE[0], markersize=5)
+            ax.set_title(title)
+            ax.tick_params(axis="x", labelsize=8.5)
+            ax.margins(x=0.12)
+        axes[0].set_yticks(y, names)
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
+        return figure
