@@ -121,7 +121,8 @@ def loss_and_accuracy(
     """
     with _style():
         figure = _figure(width=9, height=5.4)
-        axes = figure.subplots(2, len(panels), sharex=True, sharey="row" if share_y else False, squeeze=False)
+        # panels may differ in length
+        axes = figure.subplots(2, len(panels), sharex="col", sharey="row" if share_y else False, squeeze=False)
         labels = []
         for column, panel in enumerate(panels):
             for row in (0, 1):
@@ -129,8 +130,8 @@ def loss_and_accuracy(
                 labels.append((axes[row, column], _draw_curves(axes[row, column], *_row(panel, row), repeated)))
             axes[0, column].set_title(panel.title)
             axes[1, column].set_xlabel(x_label)
-        if log_x:
-            _set_log_x(axes[0, 0], [curve.x for panel in panels for curve in (*panel.loss, *panel.accuracy)])
+            if log_x:
+                _set_log_x(axes[0, column], [curve.x for curve in (*panel.loss, *panel.accuracy)])
         for column, panel in enumerate(panels):
             for ax in axes[:, column]:
                 _draw_time(ax, panel.t_loss, "$t_L$" if ax is axes[0, column] else "", top=True)
