@@ -22,6 +22,7 @@ from lossjax.analysis.inversions import Inversions, inversions
 from lossjax.analysis.resampling import mean_interval, two_way_interval
 from lossjax.analysis.summary import by_configuration, configurations
 from lossjax.analysis.verdicts import judge
+from lossjax.tasks.dataset import class_counts
 
 # The rules, written before the results -----------------------------------------------------------------------------
 
@@ -152,7 +153,7 @@ def called(setting: Mapping[str, Any]) -> str:
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     task = lj.tasks.PlaceNames()
     splits = task.splits()
-    counts = np.bincount(splits.train.labels, minlength=task.num_classes)
+    counts = class_counts(task)
     labels = np.asarray(splits.test.labels)
     return conclude(conditions(histories, frequency_groups(counts)[labels]), counts, labels)
 

@@ -207,3 +207,45 @@ def remedies(
         axes[0].set_yticks(y, names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         return figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """A mean over runs along training, with its interval."""
+
+    label: str
+    epochs: Float[np.ndarray, " eval"]
+    mean: Float[np.ndarray, " eval"]
+    low: Float[np.ndarray, " eval"]
+    high: Float[np.ndarray, " eval"]
+
+
+def along_training(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    panels: Sequence[Sequence[tuple[Sequence[Line], Mapping[str, float]]]],
+) -> Figure:
+    """A grid of small panels, a colour a label; levels are dashed where they lie within the picture."""
+    with _style():
+        figure = _figure(width=9, height=2.1 * len(rows) + 0.7)
+        axes = figure.subplots(len(rows), len(columns), sharex="row", squeeze=False)
+        for row, (name, line) in enumerate(zip(rows, panels, strict=True)):
+            for ax, title, (curves, levels) in zip(axes[row], columns, line, strict=True):
+                for index, curve in enumerate(curves):
+                    colour = PALETTE[index]
+                    ax.plot(curve.epochs, curve.mean, color=colour, linewidth=1.5, label=curve.label)
+                    ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
+                low, high = ax.get_ylim()
+                for level in levels.values():
+                    if low <= level <= high:
+                        ax.axhline(level, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+                ax.set_ylim(low, high)
+                ax.tick_params(labelsize=8.5)
+                if row == 0:
+                    ax.set_title(title)
+                if row == len(rows) - 1:
+                    ax.set_xlabel("epoch")
+            axes[row, 0].set_ylabel(name)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False)
+        return figure

@@ -1,0 +1,467 @@
+"""What is learned when, with thousands of classes of unequal frequency, and what the remedies for imbalance do.
+
+A teacher of 3,000 classes, whose prior falls from the most to the least frequent class by a power law of slope 0 (all
+alike: the control), ½ and 1, at equal Bayes accuracy and equal number of examples; towns and their regions; the next
+word of a text. Class-frequency groups have equal shares of the training examples.
+
+- C5: frequent classes are learned first and carry accuracy; later training refines rare ones and lowers the loss;
+- C8: imbalance explains inversions: accuracy is bought on the frequent classes. (On real conditions: conditions_table.)
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import lossjax as lj
+from lossjax.analysis.baselines import Baseline, class_prior, uniform
+from lossjax.analysis.inversions import inversions
+from lossjax.analysis.proportions import wilson
+from lossjax.analysis.resampling import mean_interval, mean_intervals
+from lossjax.analysis.summary import by_configuration
+from lossjax.analysis.verdicts import judge
+from lossjax.tasks.dataset import class_counts
+
+# The rules, written before the results -----------------------------------------------------------------------------
+
+FIRST_RULE = (
+    "mean over runs of the epoch at which the tail's test accuracy comes to half of its highest, minus the head's, "
+    "linear between evaluations: supported if the interval lies above 0, refuted if below"
+)
+LATER_RULE = (
+    "from the first evaluation whose test accuracy is within 1 point of the run's highest to the one with the lowest "
+    "loss from there on: the tail's share of the fall in loss minus its share of the loss there was left to lose; mean "
+    "over the runs whose loss falls by more than 0.005 nats: supported if the interval lies above 0, refuted if below"
+)
+BOUGHT_RULE = (
+    "over the resolved inverted pairs of the four settings, the head's share of what accuracy gains minus its share of "
+    "the test examples, ratio of sums, a run's seed at a time: supported if the interval lies above 0, refuted if below"
+)
+NEAR, LEAST_FALL = 0.01, 0.005
+
+# What is trained ---------------------------------------------------------------------------------------------------
+
+GROUPS = ("head", "middle", "tail")
+# slope of the prior → temperature at which the Bayes accuracy of the teacher of seed 0 is 0.60
+SLOPES = {0.0: 0.06975, 0.5: 0.07315, 1.0: 0.1093}
+SETTINGS = lj.grid(learning_rate=[3e-3, 1e-2], label_smoothing=[0.0, 0.1])
+WORDS = lj.tasks.NextWord(num_train=24_000, num_test=5000, val_fraction=0.1, num_val=0)
+PLACES = lj.tasks.PlaceNames()
+NAMES = {
+    **{f"teacher-{slope:g}": f"teacher, slope {slope:g}" for slope in SLOPES},
+    "places": "place names",
+    "words": "next word",
+}
+REMEDIES = {
+    "cross-entropy": ("places", {"class_balance": 0.0}),
+    "balanced sampling, q = ½": ("places", {"class_balance": 0.5}),
+    "balanced sampling, q = 1": ("places", {"class_balance": 1.0}),
+    "logits adjusted in the loss": ("places-adjusted", {}),
+    "logits adjusted after training": ("places", {"class_balance": 0.0}),
+    "class weights, β = 0.9": ("places-weighted", {"effective_number_beta": 0.9}),
+    "class weights, β = 0.999": ("places-weighted", {"effective_number_beta": 0.999}),
+}
+AFTERWARDS = "logits adjusted after training"
+SEEDS = {"laptop": 8, "paper": 64, "smoke": 2}
+
+
+def teacher(slope: float, scale: str) -> lj.tasks.Teacher:
+    """A teacher of its own a seed."""
+    return lj.tasks.Teacher(
+        network="dense",
+        hidden=16,
+        seq_len=1,
+        num_features=16,
+        num_classes=3000,
+        prior="zipf",
+        zipf_exponent=slope,
+        temperature=SLOPES[slope],
+        num_examples=24_000 if scale != "smoke" else 640,
+        num_test=4000 if scale != "smoke" else 400,
+        teacher_seed=None,
+    )
+
+
+def sweep(scale: str) -> lj.Sweep:
+    def cell(task: Any, model: Any, objective: Any = "cross_entropy", adjusted: float | None = None) -> lj.Cell:
+        config = lj.TrainConfig(
+            batch_size=64,
+            **({"num_steps": 10} if scale == "smoke" else {"epochs": 5 if scale == "laptop" else 20}),
+            num_evals=10,
+            objective=objective,
+            measure=lj.Measure(splits=("test",), adjusted=adjusted),
+        )
+        return lj.Cell(task, model, config)
+
+    conv = lj.models.Conv(width=32)
+    real = {
+        "places": (cell(PLACES, conv, adjusted=1.0), lj.grid(learning_rate=3e-3, class_balance=[0.0, 0.5, 1.0])),
+        "places-adjusted": (cell(PLACES, conv, "logit_adjusted"), lj.grid(learning_rate=3e-3)),
+        "places-weighted": (
+            cell(PLACES, conv, "class_weighted"),
+            lj.grid(learning_rate=3e-3, effective_number_beta=[0.9, 0.999]),
+        ),
+        "words": (cell(WORDS, lj.models.LSTM(hidden=32)), lj.grid(learning_rate=3e-3)),
+    }
+    taught = {
+        f"teacher-{slope:g}": (cell(teacher(slope, scale), lj.models.Dense(width=64, layers=1)), SETTINGS)
+        for slope in SLOPES
+    }
+    chosen = taught | real if scale != "smoke" else {name: (taught | real)[name] for name in ("teacher-1", *real)}
+    return lj.Sweep(
+        cells={name: one for name, (one, _) in chosen.items()},
+        hyperparams={name: hyperparams for name, (_, hyperparams) in chosen.items()},
+        seeds=SEEDS[scale],
+        part_size=32,
+    )
+
+
+# What is concluded -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runs:
+    """The finite members of one cell at one setting, by class-frequency group."""
+
+    num_members: int
+    epochs: np.ndarray  # [eval]
+    loss: np.ndarray  # [member, eval]
+    accuracy: np.ndarray
+    group_loss: np.ndarray  # [member, eval, group]
+    group_accuracy: np.ndarray
+    shares: np.ndarray  # [member, group] of the test examples
+
+    def half_time(self) -> np.ndarray:
+        """[member, group] epoch at which accuracy comes to half of its highest."""
+        found = np.empty(self.shares.shape)
+        for member, group in np.ndindex(found.shape):
+            curve = self.group_accuracy[member, :, group]
+            found[member, group] = crossing(self.epochs, curve, curve.max() / 2)
+        return found
+
+    def later(self) -> np.ndarray:
+        """[member with a fall of the loss] the tail's share of that fall minus its share of the loss before it."""
+        found = []
+        for member in range(len(self.loss)):
+            near = self.accuracy[member] >= self.accuracy[member].max() - NEAR
+            start = int(np.argmax(near))
+            end = start + int(np.argmin(self.loss[member, start:]))
+            parts = self.shares[member] * self.group_loss[member]
+            fall = parts[start] - parts[end]
+            if fall.sum() > LEAST_FALL:
+                found.append(fall[-1] / fall.sum() - parts[start, -1] / parts[start].sum())
+        return np.array(found)
+
+
+def crossing(times: np.ndarray, curve: np.ndarray, level: float) -> float:
+    """The first time at which the curve, linear between its points, comes to a level; inf where it never does."""
+    reached = np.flatnonzero(curve >= level)
+    if len(reached) == 0:
+        return float("inf")
+    at = int(reached[0])
+    if at == 0:
+        return float(times[0])
+    part = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
+    return float(times[at - 1] + part * (times[at] - times[at - 1]))
+
+
+def summarise(history: lj.History) -> Runs:
+    finite = history[history.finite]
+    metrics = {
+        name: finite.metrics[f"test_{name}"].astype(np.float64)
+        for name in ("loss", "accuracy", "group_loss", "group_accuracy")
+    }
+    return Runs(history.num_members, finite.epochs, **metrics, shares=group_shares(metrics))
+
+
+def group_shares(metrics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[member, group] from the means over all and over each group, whose shares they are weighted by: least squares."""
+    shares = []
+    for loss, accuracy, group_loss, group_accuracy in zip(
+        *(metrics[name] for name in ("loss", "accuracy", "group_loss", "group_accuracy")), strict=True
+    ):
+        rows = np.concatenate([group_loss, group_accuracy, np.ones((1, group_loss.shape[1]))])
+        means = np.concatenate([loss, accuracy, [1.0]])
+        shares.append(np.linalg.lstsq(rows, means, rcond=None)[0])
+    return np.array(shares)
+
+
+def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
+    runs, bought = {}, {}
+    for name in NAMES:
+        if name not in histories:
+            continue
+        history = histories[name]
+        if name.startswith("teacher"):
+            bought[name] = head_share(history)
+            history = history.select(learning_rate=3e-3, label_smoothing=0.0)
+        elif name == "places":
+            history = history.select(class_balance=0.0)
+        runs[name] = summarise(history)
+    references = {name: baseline(task) for name, task in (("places", PLACES), ("words", WORDS))}
+    remedies = remedy_table(histories)
+    return lj.Findings(
+        verdicts=tuple(verdict for name in runs for verdict in verdicts(name, runs[name], bought.get(name))),
+        numbers={
+            **{key: value for name in runs for key, value in numbers(name, runs[name]).items()},
+            **{
+                f"{NAMES[name]}: {metric} of the class prior alone": lj.Interval(value, value, value)
+                for name, found in references.items()
+                for metric, value in found._asdict().items()
+            },
+        },
+        tables={
+            "groups": group_table(runs),
+            "dose": dose_table(runs),
+            "remedies": remedies,
+            "references": reference_table(references),
+        },
+        notes=(
+            "Each seed of a teacher is a teacher and data of its own, at one temperature a slope: that at which the "
+            "teacher of seed 0 has a Bayes accuracy of 0.60. Place names and the next word are one data set and one "
+            "split each.",
+            "Groups are of equal shares of the training examples; their shares of the test examples are used wherever "
+            "parts are added up.",
+            "The table of remedies is of the end of training; nothing was selected.",
+        ),
+    )
+
+
+def baseline(task: Any) -> Baseline:
+    return class_prior(class_counts(task), np.asarray(task.splits().test.labels))
+
+
+def head_share(history: lj.History) -> tuple[lj.Interval, int]:
+    """Over the inverted pairs of settings: the head's share of the gain minus its share; and how many pairs."""
+    none = lj.Interval(*[float("nan")] * 3)
+    last = {
+        name: by_configuration(history, history.metrics[f"test_{name}"][:, -1].astype(np.float64))
+        for name in ("loss", "accuracy")
+    }
+    if np.isfinite(last["loss"]).sum(axis=1).min() < 2:
+        return none, 0
+    pairs = np.argwhere(np.triu(inversions(last["loss"], last["accuracy"]).relation < 0))
+    if len(pairs) == 0:
+        return none, 0
+    head = by_configuration(history, history.metrics["test_group_accuracy"][:, -1, 0].astype(np.float64))
+    share = np.full(history.num_members, np.nan)
+    share[history.finite] = summarise(history).shares[:, 0]
+    shares = by_configuration(history, share)
+    gained, of_head = np.zeros((2, head.shape[1]))
+    for first, second in pairs:
+        better = np.sign(np.nanmean(last["accuracy"][second] - last["accuracy"][first]))
+        gained += better * (last["accuracy"][second] - last["accuracy"][first])
+        of_head += better * (shares[second] * head[second] - shares[first] * head[first])
+    contrast = of_head / gained - shares.mean(axis=0)
+    usable = contrast[np.isfinite(contrast)]
+    return (mean_interval(usable) if len(usable) > 1 else none), len(pairs)
+
+
+def verdicts(name: str, runs: Runs, bought: tuple[lj.Interval, int] | None) -> list[lj.Verdict]:
+    scope = "seeds, each a teacher and data of its own" if name.startswith("teacher") else "seeds, on these data"
+    half = runs.half_time()
+    reached = half[np.isfinite(half).all(axis=1)]
+    first = mean_interval(reached[:, -1] - reached[:, 0])
+    later = runs.later()
+    fell = mean_interval(later) if len(later) > 1 else lj.Interval(*[float("nan")] * 3)
+    control = " (control)" if name == "teacher-0" else ""
+
+    def verdict(
+        claim: str, statement: str, contrast: str, rule: str, estimate: lj.Interval, n: int, note: str
+    ) -> lj.Verdict:
+        return lj.Verdict(
+            claim=claim,
+            statement=statement,
+            where=f"{NAMES[name]}{control}",
+            contrast=contrast,
+            rule=rule,
+            estimate=estimate,
+            outcome=judge(estimate, num_seeds=max(n, 1)),
+            num_seeds=n,
+            scope=scope,
+            note=note,
+        )
+
+    found = [
+        verdict(
+            "C5",
+            "Frequent classes are learned first.",
+            "epoch at which the tail comes to half its highest accuracy, minus the head's",
+            FIRST_RULE,
+            first,
+            len(reached),
+            "",
+        ),
+        verdict(
+            "C5",
+            "Once accuracy stands still, what lowers the loss is the rare classes.",
+            "the tail's share of the later fall in loss minus its share of what was left",
+            LATER_RULE,
+            fell,
+            len(later),
+            f"runs whose loss fell later: {wilson(len(later), runs.num_members)}",
+        ),
+    ]
+    if bought is not None:
+        found.append(
+            verdict(
+                "C8",
+                "The accuracy that comes with a worse loss is gained on the frequent classes.",
+                "head's share of the accuracy gain minus its share of examples, in inverted pairs",
+                BOUGHT_RULE,
+                bought[0],
+                runs.num_members,
+                f"{bought[1]} inverted pairs of settings" if bought[1] else "no pair of settings is inverted",
+            )
+        )
+    return found
+
+
+def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
+    found = {f"{NAMES[name]}: runs not finite": wilson(runs.num_members - len(runs.loss), runs.num_members)}
+    half = runs.half_time()
+    for at, group in enumerate(GROUPS):
+        times = half[np.isfinite(half[:, at]), at]
+        if len(times) > 1:
+            found[f"{NAMES[name]}: epoch at which the {group} has half of its highest accuracy"] = mean_interval(times)
+        found[f"{NAMES[name]}: accuracy of the {group} at the end"] = mean_interval(runs.group_accuracy[:, -1, at])
+    return found
+
+
+# What is plotted ---------------------------------------------------------------------------------------------------
+
+
+def group_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+    """Means over runs of loss and accuracy by group and of all, with intervals, at each evaluation."""
+    rows: dict[str, list[Any]] = {key: [] for key in ("cell", "group", "epoch")}
+    values = ("loss", "accuracy")
+    rows |= {f"{value}{end}": [] for value in values for end in ("", "_low", "_high")}
+    for name, found in runs.items():
+        for at, group in enumerate((*GROUPS, "all")):
+            rows["cell"] += [name] * len(found.epochs)
+            rows["group"] += [group] * len(found.epochs)
+            rows["epoch"] += found.epochs.tolist()
+            for value in values:
+                whole, parts = getattr(found, value), getattr(found, f"group_{value}")
+                means = mean_intervals(whole if group == "all" else parts[:, :, at])
+                for end, column in (("", means.estimate), ("_low", means.low), ("_high", means.high)):
+                    rows[f"{value}{end}"] += column.tolist()
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+def dose_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+    """By the prior's slope: how much later the tail is learned, with intervals."""
+    rows: dict[str, list[float]] = {key: [] for key in ("slope", "delay", "delay_low", "delay_high")}
+    for slope in SLOPES:
+        found = runs.get(f"teacher-{slope:g}")
+        if found is None:
+            continue
+        half = found.half_time()
+        reached = half[np.isfinite(half).all(axis=1)]
+        delay = mean_interval(reached[:, -1] - reached[:, 0])
+        rows["slope"].append(slope)
+        for key, value in (("delay", delay.estimate), ("delay_low", delay.low), ("delay_high", delay.high)):
+            rows[key].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+MEASURES = {
+    "loss (nats)": "loss",
+    "loss at T* (nats)": "refinement",
+    "accuracy": "accuracy",
+    "balanced accuracy": "balanced_accuracy",
+}
+
+
+def remedy_table(histories: Mapping[str, lj.History]) -> dict[str, np.ndarray]:
+    """At the end of training, means over seeds with intervals."""
+    rows: dict[str, list[Any]] = {"remedy": [], "seeds": []}
+    rows |= {f"{metric}{end}": [] for metric in (*MEASURES.values(), "temperature") for end in ("", "_low", "_high")}
+    for remedy, (cell, setting) in REMEDIES.items():
+        history = histories[cell].select(**setting) if setting else histories[cell]
+        history = history[history.finite]
+        rows["remedy"].append(remedy)
+        rows["seeds"].append(history.num_members)
+        prefix = "test_adjusted_" if remedy == AFTERWARDS else "test_"
+        for metric in (*MEASURES.values(), "temperature"):
+            interval = mean_interval(history.metrics[f"{prefix}{metric}"][:, -1].astype(np.float64))
+            for end, value in (("", interval.estimate), ("_low", interval.low), ("_high", interval.high)):
+                rows[f"{metric}{end}"].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+def reference_table(references: Mapping[str, Baseline]) -> dict[str, np.ndarray]:
+    """The class prior alone and the uniform distribution, of the real data and of 3,000 classes."""
+    rows = [(name, "class prior", found.loss, found.accuracy) for name, found in references.items()]
+    for name, num_classes in (("places", PLACES.num_classes), ("words", WORDS.num_classes), ("teacher", 3000)):
+        chance = uniform(num_classes)
+        rows.append((name, "uniform", chance.loss, chance.accuracy))
+    columns = list(zip(*rows, strict=True))
+    return {key: np.array(column) for key, column in zip(("cell", "name", "loss", "accuracy"), columns, strict=True)}
+
+
+def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
+    from lossjax.reports import imbalanced
+
+    groups, references, remedies = (findings.tables[name] for name in ("groups", "references", "remedies"))
+
+    def column(name: str) -> imbalanced.GroupCurves:
+        def curves(key: str) -> dict[str, np.ndarray]:
+            mine = groups["cell"] == name
+            return {group: groups[key][mine & (groups["group"] == group)] for group in ("all", *GROUPS)}
+
+        lines = {
+            str(kind): (float(loss), float(accuracy))
+            for cell, kind, loss, accuracy in zip(
+                *(references[key] for key in ("cell", "name", "loss", "accuracy")), strict=True
+            )
+            if name.startswith(str(cell))
+        }
+        return imbalanced.GroupCurves(
+            NAMES[name],
+            curves("epoch")["all"],
+            curves("loss"),
+            curves("accuracy"),
+            curves("loss_low"),
+            curves("loss_high"),
+            curves("accuracy_low"),
+            curves("accuracy_high"),
+            lines,
+        )
+
+    shown = [name for name in ("teacher-0", "teacher-1", "places", "words") if (groups["cell"] == name).any()]
+
+    def intervals(metric: str) -> list[lj.Interval]:
+        columns = (remedies[f"{metric}{end}"].tolist() for end in ("", "_low", "_high"))
+        return [lj.Interval(*values) for values in zip(*columns, strict=True)]
+
+    return {
+        "learned_by_group": lj.Figure(
+            imbalanced.learned_by_group([column(name) for name in shown]),
+            "Test loss and accuracy along training, of all examples (thick) and by how often their class was trained "
+            "on: head, middle and tail have a third of the training examples each. Dashed: the class prior alone and "
+            "the uniform distribution. Bands: 95 % over seeds.",
+        ),
+        "remedies": lj.Figure(
+            imbalanced.remedies(
+                remedies["remedy"].tolist(), {title: intervals(metric) for title, metric in MEASURES.items()}, {}
+            ),
+            "Place names at the end of training, by what was done about imbalance (95 % over seeds). The line is plain "
+            "cross-entropy.",
+        ),
+    }
+
+
+experiment = lj.Experiment(
+    name="imbalance",
+    question="With thousands of classes of unequal frequency, what is learned when, and what do the remedies do?",
+    claims=("C5", "C8"),
+    sweep=sweep,
+    analyse=analyse,
+    plot=plot,
+    scales=("smoke", "laptop", "paper"),
+)
+
+if __name__ == "__main__":
+    lj.main(experiment)

