@@ -28,6 +28,29 @@ def test_lag_of_parabolas():
     assert found.of_mean_curve == 20
 
 
+def test_patience_by_hand():
+    losses = np.array([5.0, 4.0, 4.0, 3.0, 3.5, 3.2, 3.0, 2.0])
+    for patience, expected in ((1, 2), (2, 5), (3, 6), (4, 7)):  # an equal value is no new best
+        assert timing.patience_stop(losses, "lowest", patience) == expected
+        assert timing.patience_stop(-losses, "highest", patience) == expected
+    broken = np.array([[3.0, 2.0, np.nan, np.nan, np.nan], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    assert timing.patience_stop(broken, "lowest", 2).tolist() == [3, 4]
+    with pytest.raises(ValueError, match="patience=0"):
+        timing.patience_stop(losses, "lowest", 0)
+
+
+def test_patience_is_a_loop_over_evaluations():
+    values = np.random.default_rng(0).integers(0, 6, size=(200, 12)).astype(float)  # with ties
+    for patience in (1, 2, 5):
+        for row, found in zip(values, timing.patience_stop(values, "highest", patience), strict=True):
+            best, waited = -np.inf, 0
+            for now, value in enumerate(row):
+                best, waited = (value, 0) if value > best else (best, waited + 1)
+                if waited == patience:
+                    break
+            assert found == now
+
+
 @pytest.mark.parametrize("units", [8, 60])
 def test_the_set_keeps_the_best_evaluation(units):
     """Least favourable: all evaluations equally good, so only chance can leave the first one out."""

@@ -8,7 +8,14 @@ from scipy import stats
 
 from lossjax.analysis import onset, regimes
 from lossjax.analysis.proportions import wilson
-from lossjax.analysis.summary import by_configuration, configurations, longest_plateau, summarise
+from lossjax.analysis.summary import (
+    by_configuration,
+    configurations,
+    last_regimes,
+    longest_plateau,
+    outcomes,
+    summarise,
+)
 from lossjax.history import History
 
 
@@ -92,6 +99,23 @@ def test_each_configuration_is_summarised_from_its_own_members():
         expected_share = 2 if letter == "nonfinite" else (last == letter).sum()
         assert_same(shares[1], wilson(int(expected_share), 12))
     assert sum(shares[1].estimate for shares in found.regimes.values()) == pytest.approx(1)
+
+
+def test_a_run_that_ended_earlier_is_judged_as_if_no_more_had_been_seen():
+    history = sweep(40, 1, 11)
+    names = [f"{split}_{what}" for split in ("val", "test") for what in ("loss", "accuracy")]
+    curves = [history.metrics[name].astype(float) for name in names]
+    last = np.random.default_rng(0).integers(0, 11, size=40)
+    found = outcomes(*curves, history.steps, last=last)
+    letters = last_regimes(curves[0], curves[2], curves[3], last=last)
+    for member, end in enumerate(last.tolist()):
+        cut = [curve[[member], : end + 1] for curve in curves]
+        alone = outcomes(*cut, history.steps[: end + 1])
+        assert {name: values[member] for name, values in found.items()} == {k: v[0] for k, v in alone.items()}
+        assert letters[member] == last_regimes(cut[0], cut[2], cut[3])[0]
+    assert len(set(letters.tolist())) > 2
+    with pytest.raises(ValueError, match="one evaluation in 0 … 10"):
+        outcomes(*curves, history.steps, last=last + 5)
 
 
 def test_the_longest_plateau_is_that_of_all_windows():

@@ -39,6 +39,27 @@ def best_evaluation(values: Float[np.ndarray, "*member eval"], best: Best) -> In
     return np.asarray(np.nanargmin(signed, axis=-1))
 
 
+def patience_stop(
+    values: Float[np.ndarray, "*member eval"], best: Best, patience: int
+) -> Int[np.ndarray, "*member"]:
+    """The evaluation at which early stopping ends each run: the first that is the ``patience``-th in a row without a
+    new best; the last evaluation where that never comes. What is then kept is the best until there.
+
+    An evaluation that is not finite brings no new best. Prechelt 1998, "Early stopping – but when?", sec. 2.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    num_evals = values.shape[-1]
+    if type(patience) is not int or patience < 1:
+        raise ValueError(f"patience={patience!r} must be a whole number of evaluations, at least 1")
+    costs = np.where(np.isnan(values), np.inf, -values if _highest(best) else values)
+    before = np.minimum.accumulate(costs, axis=-1)
+    improves = np.concatenate([np.ones_like(costs[..., :1], bool), costs[..., 1:] < before[..., :-1]], axis=-1)
+    positions = np.arange(num_evals)
+    since = positions - np.maximum.accumulate(np.where(improves, positions, 0), axis=-1)
+    ended = since >= patience
+    return np.asarray(np.where(ended.any(axis=-1), ended.argmax(axis=-1), num_evals - 1))
+
+
 class Lag(NamedTuple):
     """t_A − t_L in the unit of the times given."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int, Real, Shaped
 
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import best_evaluation
@@ -81,9 +81,9 @@ def summarise(
     num_configs = int(config.max()) + 1
     finite = history.finite
     curves = [np.asarray(history.metrics[name], dtype=np.float64)[finite] for name in needed]
-    values = _values(curves[0], curves[1], curves[2], curves[3], history.steps)
+    values = outcomes(curves[0], curves[1], curves[2], curves[3], history.steps)
     letters = np.full(history.num_members, "nonfinite", dtype="<U9")
-    letters[finite] = _last_regimes(curves[0], curves[2], curves[3], flat)
+    letters[finite] = last_regimes(curves[0], curves[2], curves[3], flat=flat)
     has_plateau = np.zeros(history.num_members, dtype=bool)
     has_plateau[finite] = longest_plateau(curves[2], curves[3], history.steps, flat=flat) >= plateau
 
@@ -155,16 +155,31 @@ def longest_plateau(
     return longest
 
 
-def _values(
-    select_loss: np.ndarray, select_accuracy: np.ndarray, loss: np.ndarray, accuracy: np.ndarray, steps: np.ndarray
+def outcomes(
+    select_loss: Float[np.ndarray, "member eval"],
+    select_accuracy: Float[np.ndarray, "member eval"],
+    loss: Float[np.ndarray, "member eval"],
+    accuracy: Float[np.ndarray, "member eval"],
+    steps: Real[np.ndarray, " eval"],
+    *,
+    last: Int[np.ndarray, " member"] | None = None,
 ) -> dict[str, Float[np.ndarray, " member"]]:
+    """What ``Summary.means`` are the means of, for finite members: name → [member].
+
+    Args:
+        select_loss, select_accuracy: of the split on which t_L and t_A are chosen.
+        loss, accuracy: of the split whose values are reported.
+        last: the evaluation at which each member's training is taken to have ended; None: the last of all.
+    """
     members = np.arange(len(loss))
-    at_loss, at_accuracy = best_evaluation(select_loss, "lowest"), best_evaluation(select_accuracy, "highest")
+    end = _ends(loss, last)
+    at_loss = best_evaluation(_until(select_loss, end), "lowest")
+    at_accuracy = best_evaluation(_until(select_accuracy, end), "highest")
     loss_best, accuracy_best = loss[members, at_loss], accuracy[members, at_accuracy]
     steps = np.asarray(steps, dtype=np.float64)
     return {
-        "loss_end": loss[:, -1],
-        "accuracy_end": accuracy[:, -1],
+        "loss_end": loss[members, end],
+        "accuracy_end": accuracy[members, end],
         "loss_best": loss_best,
         "accuracy_best": accuracy_best,
         "loss_best_step": steps[at_loss],
@@ -175,15 +190,41 @@ def _values(
     }
 
 
-def _last_regimes(select_loss: np.ndarray, loss: np.ndarray, accuracy: np.ndarray, flat: Flat) -> np.ndarray:
-    """[member] the letter from t_L to the end."""
-    members, start = np.arange(len(loss)), best_evaluation(select_loss, "lowest")
+def last_regimes(
+    select_loss: Float[np.ndarray, "member eval"],
+    loss: Float[np.ndarray, "member eval"],
+    accuracy: Float[np.ndarray, "member eval"],
+    *,
+    flat: Flat = FLAT,
+    last: Int[np.ndarray, " member"] | None = None,
+) -> Shaped[np.ndarray, " member"]:
+    """[member] the letter from t_L to the end, by estimates; ``"none"`` where t_L is the end. Arguments as above."""
+    members, end = np.arange(len(loss)), _ends(loss, last)
+    start = best_evaluation(_until(select_loss, end), "lowest")
     moves = []
     for curve, delta in ((loss, flat.loss), (accuracy, flat.accuracy)):
-        change = curve[:, -1] - curve[members, start]
+        change = curve[members, end] - curve[members, start]
         narrow, wide = (Intervals(change, change, change, level) for level in (flat_level(0.95), 0.95))
         moves.append(movement(narrow, wide, delta))
-    return np.where(start == loss.shape[1] - 1, "none", regimes(*moves).letter)
+    return np.where(start == end, "none", regimes(*moves).letter)
+
+
+def _ends(curves: np.ndarray, last: np.ndarray | None) -> Int[np.ndarray, " member"]:
+    num_members, num_evals = curves.shape
+    if last is None:
+        return np.full(num_members, num_evals - 1)
+    last = np.asarray(last)
+    if last.shape != (num_members,) or np.any((last < 0) | (last >= num_evals)):
+        raise ValueError(
+            f"last has shape {last.shape} and values up to {last.max(initial=0)}; give each of the {num_members} "
+            f"members one evaluation in 0 … {num_evals - 1}"
+        )
+    return last
+
+
+def _until(curves: np.ndarray, end: np.ndarray) -> Float[np.ndarray, "member eval"]:
+    """nan, which no extremum takes, after each member's end."""
+    return np.where(np.arange(curves.shape[1]) <= end[:, None], curves, np.nan)
 
 
 def _means(
