@@ -72,6 +72,18 @@ def test_impossible_counts_are_refused(successes, total):
         proportions.wilson(successes, total)
 
 
+def test_a_mean_beyond_a_limit_is_a_one_sided_t_test():
+    values = np.array([-0.3, -0.1, -0.4, -0.2, 0.1])
+    t = (values.mean() + 0.05) / (values.std(ddof=1) / np.sqrt(5))
+    assert significance.mean_beyond_p(values, -0.05, "below") == pytest.approx(stats.t.cdf(t, 4))
+    assert significance.mean_beyond_p(values, -0.05, "above") == pytest.approx(stats.t.sf(t, 4))
+    same = np.full(5, -0.1) + 1e-12 * np.arange(5)
+    assert [significance.mean_beyond_p(same, limit, "below") for limit in (-0.05, -0.1, -0.2)] == [0.0, 1.0, 1.0]
+    assert significance.mean_beyond_p(same, -0.2, "above") == 0.0
+    with pytest.raises(ValueError, match="too few"):
+        significance.mean_beyond_p(np.ones(1), 0.0, "above")
+
+
 def test_holm_by_hand():
     np.testing.assert_allclose(significance.holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
     np.testing.assert_allclose(significance.holm(np.array([0.6, 0.7])), [1.0, 1.0])

@@ -50,6 +50,7 @@ WITHOUT_JAX = (
     "lossjax.diagnosis.wording",
     "lossjax.recorder",
     "lossjax.reports.charts",
+    "lossjax.reports.doses",
     "lossjax.reports.labels",
     "lossjax.reports.page",
     "lossjax.reports.results",

@@ -39,9 +39,7 @@ def best_evaluation(values: Float[np.ndarray, "*member eval"], best: Best) -> In
     return np.asarray(np.nanargmin(signed, axis=-1))
 
 
-def patience_stop(
-    values: Float[np.ndarray, "*member eval"], best: Best, patience: int
-) -> Int[np.ndarray, "*member"]:
+def patience_stop(values: Float[np.ndarray, "*member eval"], best: Best, patience: int) -> Int[np.ndarray, "*member"]:
     """The evaluation at which early stopping ends each run: the first that is the ``patience``-th in a row without a
     new best; the last evaluation where that never comes. What is then kept is the best until there.
 
@@ -213,7 +211,9 @@ def logrank_p(
     """Two-sided p that both groups part equally early (log-rank, cause-specific); 1 where no onset was seen at all."""
     if not (np.any(observed_a) or np.any(observed_b)):
         return 1.0
-    return float(stats.logrank(_censored(times_a, observed_a), _censored(times_b, observed_b)).pvalue)
+    with np.errstate(invalid="ignore"):
+        p_value = float(stats.logrank(_censored(times_a, observed_a), _censored(times_b, observed_b)).pvalue)
+    return 1.0 if np.isnan(p_value) else p_value  # all onsets at one time, so nothing to tell apart
 
 
 def _censored(times: np.ndarray, observed: np.ndarray) -> stats.CensoredData:

@@ -1,6 +1,7 @@
 """What a design can show at all, and p-values of several contrasts of one claim."""
 
 import math
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +23,22 @@ def holm(p_values: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     adjusted = np.empty_like(p_values)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
+
+
+def mean_beyond_p(values: Float[np.ndarray, " unit"], limit: float, side: Literal["below", "above"]) -> float:
+    """One-sided p of a t test that the mean over independent units is not ``side`` this limit.
+
+    Pass differences of pairs. Values that are all equal leave no doubt: the p is then 0 or 1.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if side not in ("below", "above"):
+        raise ValueError(f"side={side!r} is neither below nor above")
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"{len(values)} values, not all finite or too few; a mean with an error needs two finite ones")
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():  # no spread but rounding
+        return 0.0 if (values[0] < limit if side == "below" else values[0] > limit) else 1.0
+    alternative = {"below": "less", "above": "greater"}[side]
+    return float(stats.ttest_1samp(values, limit, alternative=alternative).pvalue)
 
 
 def smallest_attainable_p(num_seeds: int, num_seeds_b: int | None = None) -> float:

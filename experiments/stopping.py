@@ -1,0 +1,382 @@
+"""When should training have stopped? Six rules that keep one evaluation of a run, chosen on validation, judged on test.
+
+The rules keep the evaluation of the lowest validation loss, Brier score or loss at T* (refinement: the loss after the
+logits are divided by one temperature), or of the highest accuracy; or the last. Each is judged by test loss before and
+after recalibration, by Brier score and by accuracy.
+
+- C12: early stopping on validation loss prevents the disagreement; its cost is the accuracy and the recalibrated loss
+  that it forgoes.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+
+import lossjax as lj
+from lossjax.analysis.onset import seed_curve
+from lossjax.analysis.proportions import wilson
+from lossjax.analysis.selection import SelectionRegret, selection_regret
+from lossjax.analysis.significance import holm, mean_beyond_p
+from lossjax.analysis.verdicts import judge
+
+# The rules, written before the results -----------------------------------------------------------------------------
+
+SMALLEST = 0.01  # nats
+MOST_LOSS, MOST_ACCURACY = 0.01, 0.005  # nats and share of examples that stopping may cost
+C12_RULE = (
+    "test loss at the lowest validation loss minus at the end of training, by seed: it prevents the loss's growth if "
+    "the interval lies below −0.01 nats and so does Holm's correction over the places at 5 %. Its cost: test accuracy "
+    "at the highest validation accuracy minus at the lowest validation loss (at most 0.5 pp), and recalibrated test "
+    "loss at the lowest validation loss minus at the lowest validation loss at T* (at most 0.01 nats). Supported: it "
+    "prevents and both costs are resolved as no more; in part: it prevents and a cost is resolved as more; refuted: "
+    "the loss's interval lies above −0.01 nats; else unresolved"
+)
+
+# What is trained ---------------------------------------------------------------------------------------------------
+
+EVALS = 32
+NOISE = 0.2
+
+
+def teacher(num_val: int) -> lj.tasks.Teacher:
+    # a teacher of its own a seed; at this temperature their mean Bayes accuracy is 0.90 (sd 0.03)
+    return lj.tasks.Teacher(
+        num_examples=250,
+        seq_len=10,
+        num_features=5,
+        temperature=0.27,
+        num_val=num_val,
+        num_test=1000,
+        teacher_seed=None,
+    )
+
+
+PLACE_NAMES = {
+    "teacher": "teacher, 250 for validation",
+    "teacher-few": "teacher, 50 for validation",
+    "digits": "digits",
+    "noisy-digits": "digits, 20 % label noise",
+    "vowels": "JapaneseVowels",
+    "italy": "ItalyPowerDemand",
+}
+
+
+def sweep(scale: str) -> lj.Sweep:
+    full = scale == "full"
+
+    def cell(task: Any, hidden: int, num_steps: int, batch_size: int) -> lj.Cell:
+        config = lj.TrainConfig(
+            batch_size=batch_size,
+            num_steps=num_steps if full else 64,
+            num_evals=EVALS,
+            measure=lj.Measure(splits=("val", "test"), num_groups=0),
+        )
+        return lj.Cell(task, lj.models.LSTM(hidden=hidden), config)
+
+    cells = {
+        "teacher": cell(teacher(250), 16, 320, 32),
+        "teacher-few": cell(teacher(50), 16, 320, 32),
+        "digits": cell(lj.tasks.Digits(val_fraction=0.2, test_fraction=0.3), 32, 640, 32),
+        "vowels": cell(lj.tasks.JapaneseVowels(val_fraction=0.4), 16, 320, 16),
+        "italy": cell(lj.tasks.ItalyPowerDemand(val_fraction=0.4), 16, 320, 16),
+    }
+    quarter: dict[str, dict[str, Any]] = {
+        "digits": {"train_size": 224, "label_noise": [0.0, NOISE]},
+        "vowels": {"train_size": 40},
+    }
+    return lj.Sweep(
+        cells=cells,
+        hyperparams={name: lj.grid(learning_rate=1e-2, **quarter.get(name, {})) for name in cells},
+        seeds=200 if full else 8,
+        part_size=64,
+    )
+
+
+# What is concluded -------------------------------------------------------------------------------------------------
+
+METRICS = ("loss", "refinement", "brier", "accuracy")
+JUDGES = {
+    "loss": "test loss (nats)",
+    "refinement": "test loss, recalibrated (nats)",
+    "brier": "test Brier score",
+    "accuracy": "test accuracy",
+}
+RULES = {
+    "loss": "validation loss",
+    "refinement": "validation loss at T*",
+    "brier": "validation Brier score",
+    "accuracy": "validation accuracy, first of the best",
+    "error": "validation error, last of the best",
+    "end": "no stopping",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stopped:
+    """One place: what every rule keeps of every run, and what that is worth on test."""
+
+    num_members: int
+    progress: np.ndarray  # [eval] share of training done
+    finite: np.ndarray  # [seed]
+    test: Mapping[str, np.ndarray]  # metric → [seed, eval]
+    kept: Mapping[str, np.ndarray]  # rule → [seed] the evaluation it keeps
+    regret: SelectionRegret  # rules by judges
+
+    def judged(self, rule: str, metric: str) -> np.ndarray:
+        """[seed] of the finite: the test value of what the rule keeps."""
+        return np.asarray(self.test[metric][self.finite, self.kept[rule][self.finite]])
+
+    def difference(self, rule: str, other: str, metric: str) -> lj.Interval:
+        """Judged value when stopped by ``rule`` minus by ``other``."""
+        one, two = (self.regret.selectors.index(name) for name in (rule, other))
+        return self.regret.difference[one, two, self.regret.judges.index(metric)]
+
+
+def scores(val: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rule → [seed, eval] what it is to be lowest in. Rules of accuracy take the first, or the last, of the tied."""
+    order = 1e-9 * np.arange(val["loss"].shape[1])
+    error = 1 - val["accuracy"]
+    return {
+        "loss": val["loss"],
+        "refinement": val["refinement"],
+        "brier": val["brier"],
+        "accuracy": error + order,
+        "error": error - order,
+        "end": np.where(np.isfinite(val["loss"]), -order, np.nan),
+    }
+
+
+def summarise(history: lj.History) -> Stopped:
+    val, test = (
+        {name: np.asarray(history.metrics[f"{split}_{name}"], np.float64) for name in METRICS}
+        for split in ("val", "test")
+    )
+    by_rule = scores(val)
+    return Stopped(
+        num_members=history.num_members,
+        progress=history.steps / history.steps[-1],
+        finite=history.finite,
+        test=test,
+        kept={rule: np.where(np.isfinite(cost), cost, np.inf).argmin(axis=1) for rule, cost in by_rule.items()},
+        # evaluations in the place of configurations, runs in that of searches; lower is better in every score here
+        regret=selection_regret(by_rule, test, higher=()),
+    )
+
+
+def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
+    found = {}
+    for name in PLACE_NAMES:
+        history = histories[name.removeprefix("noisy-")]
+        if name.endswith("digits"):
+            history = history.select(label_noise=NOISE if name.startswith("noisy-") else 0.0)
+        found[name] = summarise(history)
+    return lj.Findings(
+        verdicts=verdicts(found),
+        numbers={key: value for name in found for key, value in numbers(PLACE_NAMES[name], found[name]).items()},
+        tables={"judged": judged_table(found), "kept": kept_table(found), "curves": curve_table(found)},
+        notes=(
+            "Recalibrated: the logits of the test examples divided by one temperature, cross-fitted on the test "
+            "examples themselves, so that it does not depend on the size of the validation set.",
+            "Accuracy and error choose alike but for ties: of the evaluations with the most right answers, accuracy "
+            "keeps the first, as common implementations do, and error the last.",
+            "A teacher's seeds have a teacher and data of their own; the others are one data set and one split each, "
+            "so their intervals are over seeds of training on these data. Digits are trained on 224 examples and "
+            "JapaneseVowels on 40, so that the runs over-fit.",
+            "For validation and test: 359 and 539 digits, 108 and 370 vowels, 27 and 1,029 days of ItalyPowerDemand.",
+            "In a run that stopped being finite every rule passes over what is not finite; if training is not stopped, "
+            "its last finite evaluation is kept.",
+        ),
+    )
+
+
+def verdicts(found: Mapping[str, Stopped]) -> tuple[lj.Verdict, ...]:
+    p_values = [
+        mean_beyond_p(runs.judged("loss", "loss") - runs.judged("end", "loss"), -SMALLEST, "below")
+        for runs in found.values()
+    ]
+    adjusted = holm(np.array(p_values))
+    return tuple(verdict(name, runs, p) for (name, runs), p in zip(found.items(), adjusted.tolist(), strict=True))
+
+
+def verdict(name: str, runs: Stopped, adjusted_p: float) -> lj.Verdict:
+    prevented = runs.difference("loss", "end", "loss")
+    accuracy, refinement = costs(runs)
+    outcome = judge(prevented, claim="less", smallest=SMALLEST)
+    if outcome == "supported" and adjusted_p > 0.05:
+        outcome = "unresolved"
+    return lj.Verdict(
+        claim="C12",
+        statement="Early stopping on validation loss prevents it.",
+        where=PLACE_NAMES[name],
+        contrast="test loss, stopped by validation loss minus at the end (nats)",
+        rule=C12_RULE,
+        estimate=prevented,
+        outcome=concluded(outcome, accuracy, refinement),
+        num_seeds=runs.num_members,
+        scope="seeds, each with a teacher and data of its own"
+        if name.startswith("teacher")
+        else "seeds, on these data",
+        note=f"accuracy forgone: {accuracy}; recalibrated loss forgone (nats): {refinement}",
+    )
+
+
+def costs(runs: Stopped) -> tuple[lj.Interval, lj.Interval]:
+    """Accuracy and recalibrated loss (nats) that stopping by loss forgoes; above 0 it costs."""
+    return runs.difference("accuracy", "loss", "accuracy"), runs.difference("loss", "refinement", "refinement")
+
+
+def concluded(
+    prevented: str, accuracy: lj.Interval, refinement: lj.Interval
+) -> Literal["supported", "refuted", "unresolved", "in part"]:
+    """``C12_RULE`` from what the loss says and both costs."""
+    if prevented != "supported":
+        return "refuted" if prevented == "refuted" else "unresolved"
+    affordable = [
+        judge(accuracy, claim="less", threshold=MOST_ACCURACY),
+        judge(refinement, claim="less", threshold=MOST_LOSS),
+    ]
+    if "refuted" in affordable:
+        return "in part"
+    return "supported" if set(affordable) == {"supported"} else "unresolved"
+
+
+def numbers(name: str, runs: Stopped) -> dict[str, lj.Interval]:
+    found = {f"{name}: runs not finite": wilson(int((~runs.finite).sum()), runs.num_members)}
+    for rule, metric, told in (
+        ("refinement", "loss", "test loss (nats)"),
+        ("refinement", "refinement", "recalibrated test loss (nats)"),
+        ("refinement", "accuracy", "test accuracy"),
+        ("accuracy", "loss", "test loss (nats)"),
+        ("accuracy", "refinement", "recalibrated test loss (nats)"),
+        ("accuracy", "accuracy", "test accuracy"),
+        ("brier", "loss", "test loss (nats)"),
+        ("brier", "accuracy", "test accuracy"),
+        ("end", "loss", "test loss (nats)"),
+        ("end", "refinement", "recalibrated test loss (nats)"),
+        ("end", "accuracy", "test accuracy"),
+    ):
+        found[f"{name}: {told}, {RULES[rule]} minus validation loss"] = runs.difference(rule, "loss", metric)
+    return found
+
+
+# What is plotted ---------------------------------------------------------------------------------------------------
+
+
+def judged_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
+    """A row a place, rule and judge: the judged value minus that when stopped by validation loss, with its mean."""
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("place", "rule", "judge", "mean", "difference", "difference_low", "difference_high")
+    }
+    for name, runs in found.items():
+        for row, rule in enumerate(RULES):
+            for metric in METRICS:
+                difference = runs.difference(rule, "loss", metric)
+                values = (runs.regret.judged.estimate[row, runs.regret.judges.index(metric)], difference.estimate)
+                for key, value in zip(
+                    columns, (name, rule, metric, *values, difference.low, difference.high), strict=True
+                ):
+                    columns[key].append(value)
+    return {key: np.array(values) for key, values in columns.items()}
+
+
+def kept_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
+    """A row a place and rule: when it stops, as a share of training, over the finite runs."""
+    columns: dict[str, list[Any]] = {key: [] for key in ("place", "rule", "mean", "q10", "q90")}
+    for name, runs in found.items():
+        for rule in RULES:
+            times = runs.progress[runs.kept[rule][runs.finite]]
+            for key, value in zip(columns, (name, rule, times.mean(), *np.quantile(times, (0.1, 0.9))), strict=True):
+                columns[key].append(value)
+    return {key: np.array(values) for key, values in columns.items()}
+
+
+def curve_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
+    """Test curves: means over the finite runs with intervals."""
+    columns: dict[str, list[Any]] = {
+        key: [] for key in ("place", "metric", "progress", "mean", "mean_low", "mean_high")
+    }
+    for name, runs in found.items():
+        for metric in ("loss", "refinement", "accuracy"):
+            curve = seed_curve(runs.test[metric][runs.finite])
+            columns["place"] += [name] * len(curve)
+            columns["metric"] += [metric] * len(curve)
+            for key, values in zip(
+                ("progress", "mean", "mean_low", "mean_high"),
+                (runs.progress, curve.estimate, curve.low, curve.high),
+                strict=True,
+            ):
+                columns[key] += values.tolist()
+    return {key: np.array(values) for key, values in columns.items()}
+
+
+SHOWN: Final = ("teacher", "digits", "noisy-digits", "vowels")
+COMPARED: Final[Sequence[str]] = ("refinement", "brier", "accuracy", "error", "end")
+
+
+def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
+    from lossjax.reports import doses
+
+    judged, kept, curves = (findings.tables[name] for name in ("judged", "kept", "curves"))
+
+    def curve(place: str, metric: str) -> doses.Mean:
+        mine = (curves["place"] == place) & (curves["metric"] == metric)
+        return doses.Mean(*(curves[key][mine] for key in ("progress", "mean", "mean_low", "mean_high")))
+
+    def stops(place: str) -> list[doses.Stop]:
+        rows = np.flatnonzero(kept["place"] == place)
+        return [
+            doses.Stop(RULES[str(kept["rule"][n])], *(float(kept[key][n]) for key in ("mean", "q10", "q90")))
+            for n in rows
+            if kept["rule"][n] != "end"
+        ]
+
+    def differences(metric: str) -> doses.Judge:
+        rows = {}
+        for place, shown in PLACE_NAMES.items():
+            for rule in COMPARED:
+                mine = (judged["place"] == place) & (judged["rule"] == rule) & (judged["judge"] == metric)
+                bounds = (float(judged[key][mine][0]) for key in ("difference", "difference_low", "difference_high"))
+                rows[shown, RULES[rule]] = lj.Interval(*bounds)
+        return doses.Judge(JUDGES[metric], metric != "accuracy", rows)
+
+    return {
+        "rules": lj.Figure(
+            doses.judged_rules(
+                [differences(metric) for metric in ("loss", "refinement", "accuracy")],
+                list(PLACE_NAMES.values()),
+                [RULES[rule] for rule in COMPARED],
+            ),
+            "What each rule for stopping is worth on test, minus what stopping by validation loss is worth (the line "
+            "at 0), with 95 % intervals over runs. Green is better, red is worse, grey unresolved. An arrow: beyond "
+            "the axis.",
+        ),
+        "when": lj.Figure(
+            doses.stopping_times(
+                {
+                    PLACE_NAMES[place]: (
+                        {"test loss": curve(place, "loss"), "recalibrated": curve(place, "refinement")},
+                        curve(place, "accuracy"),
+                        stops(place),
+                    )
+                    for place in SHOWN
+                }
+            ),
+            "Test loss, before and after recalibration, and test accuracy along training (means over 200 runs with 95 "
+            "% intervals); below, when each rule stops: the mean, and the range that holds 80 % of the runs.",
+        ),
+    }
+
+
+experiment = lj.Experiment(
+    name="stopping",
+    question="When should training have stopped: by validation loss, accuracy, Brier score or loss at T*?",
+    claims=("C12",),
+    sweep=sweep,
+    analyse=analyse,
+    plot=plot,
+)
+
+if __name__ == "__main__":
+    lj.main(experiment)

@@ -1,0 +1,326 @@
+"""Figures of remedies and of rules for stopping: dose and response, onset by dose, scorecards, what a rule keeps.
+
+As in ``plots``, whose style and colours they share, every function draws what it is given and computes no statistic.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from lossjax.analysis.interval import Interval
+from lossjax.reports.plots import OUTCOME_COLOURS, PALETTE, _draw_interval, _figure, _style
+
+_INK: Final = "#333333"
+_GREY: Final = "#767676"
+_MARKERS: Final = "osD^v"
+# an outcome's colour, pale enough to write on
+_PALE: Final = {"supported": "#CDE8DC", "refuted": "#F6D9C6", "in part": "#D3E5F2", "unresolved": "#EBEBEB"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """One data set's response to the doses of a remedy; ``worse`` doses are hollow."""
+
+    label: str
+    estimate: Float[np.ndarray, " dose"]
+    low: Float[np.ndarray, " dose"]
+    high: Float[np.ndarray, " dose"]
+    worse: Bool[np.ndarray, " dose"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Remedy:
+    """A column: doses by name, which of them is the baseline, and measure → a line a data set."""
+
+    title: str
+    x_label: str
+    doses: Sequence[str]
+    baseline: int
+    responses: Mapping[str, Sequence[Line]]
+
+
+def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Figure:
+    """A column a remedy, a row a measure (name → label of its axis), a line a data set; doses evenly spaced.
+
+    Losses are on a log scale, shares from 0 to 1. The dotted line stands at the baseline.
+    """
+    with _style():
+        figure = _figure(width=9, height=1.0 + 1.75 * len(measures))
+        axes = figure.subplots(len(measures), len(remedies), sharex="col", sharey="row", squeeze=False)
+        labels: list[str] = []
+        for remedy, column in zip(remedies, axes.T, strict=True):
+            for measure, ax in zip(measures, column, strict=True):
+                ax.axvline(remedy.baseline, color="#AAAAAA", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
+                lines = remedy.responses[measure]
+                labels = [line.label for line in lines]
+                for index, line in enumerate(lines):
+                    # beside one another, so that intervals are told apart
+                    x = np.arange(len(remedy.doses)) + 0.08 * (index - (len(lines) - 1) / 2)
+                    _draw_line(ax, x, line, index)
+                ax.margins(x=0.08)
+            column[0].set_title(remedy.title, fontsize=10)
+            column[-1].set_xticks(range(len(remedy.doses)), remedy.doses)
+            column[-1].set_xlabel(remedy.x_label)
+        for (measure, label), ax in zip(measures.items(), axes[:, 0], strict=True):
+            ax.set_ylabel(label)
+            if measure == "loss_end":
+                ax.set_yscale("log")
+                ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            elif measure in ("onset", "parted"):
+                ax.set_ylim(-0.03, 1.03)
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            elif measure.startswith("accuracy"):
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+            if measure in ("loss_paid", "accuracy_gained"):
+                for other in axes[list(measures).index(measure)]:
+                    other.axhline(0, color="#444444", linewidth=0.8, zorder=0)
+        figure.align_ylabels()
+        handles = [
+            Line2D([], [], color=PALETTE[n], marker=_MARKERS[n % len(_MARKERS)], markersize=4.5, label=label)
+            for n, label in enumerate(labels)
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, handlelength=1.8, frameon=False)
+        return figure
+
+
+def _draw_line(ax: Axes, x: np.ndarray, line: Line, index: int) -> None:
+    colour = PALETTE[index]
+    ax.plot(x, line.estimate, color=colour, linewidth=1.2)
+    ax.vlines(x, line.low, line.high, color=colour, linewidth=1)
+    for at, value, worse in zip(x, line.estimate, line.worse, strict=True):
+        ax.plot(
+            [at],
+            [value],
+            _MARKERS[index % len(_MARKERS)],
+            markersize=4.5,
+            color=colour,
+            markerfacecolor="white" if worse else colour,
+        )
+
+
+Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, share, low, high
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Onsets:
+    """A panel: the share of runs with onset by each part of training, a curve a dose."""
+
+    row: str
+    column: str
+    baseline: str  # the dose that is drawn in black
+    curves: Mapping[str, Band]  # in the order of the doses
+
+
+def onsets(rows: Sequence[Sequence[Onsets]]) -> Figure:
+    """Onset curves by dose: rows data sets, columns remedies; the darker, the higher the dose; the baseline black."""
+    with _style():
+        figure = _figure(width=9, height=0.9 + 2.25 * len(rows))
+        axes = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
+        for panels, across in zip(rows, axes, strict=True):
+            for panel, ax in zip(panels, across, strict=True):
+                others = [dose for dose in panel.curves if dose != panel.baseline]
+                shades = colormaps["plasma"](np.linspace(0.82, 0.12, len(others)))
+                colours = dict(zip(others, shades, strict=True)) | {panel.baseline: "black"}
+                for dose, (x, share, low, high) in panel.curves.items():
+                    ax.fill_between(x, low, high, step="post", color=colours[dose], alpha=0.12, linewidth=0)
+                    width = 2.0 if dose == panel.baseline else 1.4
+                    ax.step(x, share, where="post", color=colours[dose], linewidth=width, label=dose)
+                if panels is rows[0]:
+                    ax.set_title(panel.column, fontsize=10)
+                    ax.legend(
+                        fontsize=9, frameon=False, loc="upper left", handlelength=1, labelspacing=0.15, borderpad=0.1
+                    )
+                ax.set_ylim(0, 1)
+                ax.xaxis.set_major_locator(MaxNLocator(2))
+                ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+                ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            across[0].set_ylabel(f"{panels[0].row}\nruns with onset")
+        figure.supxlabel("share of training done", fontsize=10)
+        return figure
+
+
+def scorecard(
+    rows: Mapping[str, str], columns: Sequence[str], cells: Mapping[tuple[str, str], tuple[str, str]]
+) -> Figure:
+    """A table of outcomes: rows name → label; (row, column) → (text, outcome), which gives the colour."""
+    with _style():
+        figure = _figure(width=9, height=1.1 + 0.42 * len(rows))
+        ax = figure.subplots()
+        for y, row in enumerate(rows):
+            for x, column in enumerate(columns):
+                text, outcome = cells.get((row, column), ("no choice", "unresolved"))
+                ax.add_patch(
+                    Rectangle((x - 0.49, y - 0.46), 0.98, 0.92, facecolor=_PALE[outcome], linewidth=0, clip_on=False)
+                )
+                ax.text(x, y - 0.16, text, ha="center", va="center", fontsize=9, color=_INK)
+                ax.text(
+                    x,
+                    y + 0.22,
+                    outcome,
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color=OUTCOME_COLOURS[outcome],
+                    weight="bold",
+                )
+        ax.set_xlim(-0.5, len(columns) - 0.5)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xticks(range(len(columns)), columns, fontsize=10)
+        ax.xaxis.tick_top()
+        ax.set_yticks(range(len(rows)), list(rows.values()), fontsize=10)
+        ax.tick_params(length=0)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        figure.supxlabel(
+            "change of D, the loss paid for choosing by accuracy (nats) | change of P, runs parted at the end",
+            fontsize=9,
+        )
+        return figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mean:
+    """A curve of means with its interval band."""
+
+    x: Float[np.ndarray, " eval"]
+    y: Float[np.ndarray, " eval"]
+    low: Float[np.ndarray, " eval"]
+    high: Float[np.ndarray, " eval"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """When a rule stops, as a share of training: the mean, and the range of most runs."""
+
+    rule: str
+    mean: float
+    low: float
+    high: float
+
+
+_LOSS_COLOURS: Final = ("#D55E00", "#0072B2")
+
+
+def stopping_times(panels: Mapping[str, tuple[Mapping[str, Mean], Mean, Sequence[Stop]]]) -> Figure:
+    """A column a data set: losses by name, accuracy, and below when each rule stops; one axis of training done."""
+    with _style():
+        figure = _figure(width=9, height=5.6)
+        axes = figure.subplots(3, len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": (1.5, 1, 0.8)})
+        for (title, (losses, accuracy, stops)), (top, middle, bottom) in zip(panels.items(), axes.T, strict=True):
+            for colour, curve in zip(_LOSS_COLOURS, losses.values(), strict=False):
+                _draw_mean(top, curve, colour)
+            highest = max(float(curve.y[1:].max()) for curve in losses.values())
+            lowest = min(float(curve.y.min()) for curve in losses.values())
+            top.set_ylim(max(0.0, lowest - 0.08 * (highest - lowest)), highest + 0.05 * (highest - lowest))
+            _draw_mean(middle, accuracy, _INK)
+            low, high = float(accuracy.y[1:].min()), float(accuracy.y.max())
+            middle.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
+            middle.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+            for y, stop in enumerate(stops):
+                bottom.plot([stop.low, stop.high], [y, y], color=PALETTE[y], linewidth=2)
+                bottom.plot([stop.mean], [y], "o", color=PALETTE[y], markersize=5)
+                for ax in (top, middle):
+                    ax.axvline(stop.mean, color=PALETTE[y], linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
+            bottom.set_ylim(len(stops) - 0.5, -0.5)
+            bottom.set_yticks(range(len(stops)), [stop.rule for stop in stops] if bottom is axes[2, 0] else [])
+            bottom.tick_params(axis="y", length=0)
+            bottom.set_xlim(0, 1)
+            bottom.xaxis.set_major_locator(MaxNLocator(2))
+            bottom.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            top.set_title(title.replace(", ", ",\n"), fontsize=10)
+        axes[0, 0].set_ylabel("loss (nats)")
+        axes[1, 0].set_ylabel("test accuracy")
+        figure.supxlabel("share of training done", fontsize=10)
+        names = next(iter(panels.values()))[0]
+        handles = [Line2D([], [], color=colour, label=name) for colour, name in zip(_LOSS_COLOURS, names, strict=False)]
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False)
+        return figure
+
+
+def _draw_mean(ax: Axes, curve: Mean, colour: str) -> None:
+    ax.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
+    ax.plot(curve.x, curve.y, color=colour)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge:
+    """A panel: what rules are worth by one measure, by (group, rule), as differences from one rule."""
+
+    x_label: str
+    lower_is_better: bool
+    rows: Mapping[tuple[str, str], Interval]
+
+
+def judged_rules(judges: Sequence[Judge], groups: Sequence[str], rules: Sequence[str]) -> Figure:
+    """A forest plot a judge, side by side: rows are rules within groups; better green, worse red, unresolved grey.
+
+    An axis reaches to the widest difference but those of the last rule, whose marks become arrows where they exceed it.
+    """
+    with _style():
+        lines = [(group, rule) for group in groups for rule in ("", *rules)]
+        figure = _figure(width=9, height=0.9 + 0.2 * len(lines))
+        axes = figure.subplots(1, len(judges), sharey=True, squeeze=False)[0]
+        for judge, ax in zip(judges, axes, strict=True):
+            near = [interval for (_, rule), interval in judge.rows.items() if rule != rules[-1]]
+            reach = 1.15 * max(max(abs(one.low), abs(one.high)) for one in near)
+            ax.axvline(0, color="#444444", linewidth=0.9)
+            ax.set_xlim(-reach, reach)
+            for y, (group, rule) in enumerate(lines):
+                if not rule:
+                    if y:
+                        ax.axhline(y - 0.5, color="#E4E4E4", linewidth=0.8)
+                    continue
+                interval = judge.rows[group, rule]
+                colour = _judged_colour(interval, lower_is_better=judge.lower_is_better)
+                if abs(interval.estimate) > reach:
+                    sign = np.sign(interval.estimate)
+                    ax.annotate(
+                        "",
+                        (0.99 * sign * reach, y),
+                        (0.8 * sign * reach, y),
+                        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.5},
+                    )
+                    ax.text(
+                        0.77 * sign * reach,
+                        y,
+                        f"{interval.estimate:+.2g}".replace("-", "−"),
+                        ha="right" if sign > 0 else "left",
+                        va="center",
+                        fontsize=9,
+                        color=colour,
+                    )
+                    continue
+                _draw_interval(ax, y, interval, colour)
+            ax.set_xlabel(judge.x_label)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+        axes[0].set_ylim(len(lines) - 0.5, -0.5)
+        axes[0].set_yticks(range(len(lines)), [rule or group for group, rule in lines])
+        for text, (_, rule) in zip(axes[0].get_yticklabels(), lines, strict=True):
+            if not rule:
+                text.set_weight("bold")
+        handles = [
+            Patch(color=OUTCOME_COLOURS["supported"], label="better than by validation loss"),
+            Patch(color=OUTCOME_COLOURS["refuted"], label="worse"),
+            Patch(color=_GREY, label="unresolved"),
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1, frameon=False)
+        return figure
+
+
+def _judged_colour(interval: Interval, *, lower_is_better: bool) -> str:
+    if not interval.excludes(0.0):
+        return _GREY
+    better = (interval.estimate < 0) == lower_is_better
+    return OUTCOME_COLOURS["supported" if better else "refuted"]
