@@ -42,7 +42,7 @@ def test_a_cell_without_a_contrast_says_so():
     figure = doses.scorecard({"dropout": "C11 dropout", "rate": "C13 rate"}, ["teacher", "digits"], cells)
     (ax,) = figure.axes
     written = [text.get_text() for text in ax.texts]
-    assert written == ["−0.1", "supported", "no choice", "unresolved", "no choice", "unresolved", "+0.1", "refuted"]
+    assert written == ["−0.1", "supported", "not tested", "", "not tested", "", "+0.1", "refuted"]
     assert to_hex(ax.texts[1].get_color()).upper() == OUTCOME_COLOURS["supported"]
 
 

@@ -180,12 +180,13 @@ def made(sweep):
 def test_figures_need_the_tables_alone(tmp_path):
     findings = EXPERIMENT.analyse(made(EXPERIMENT.sweep("smoke")))
     outcomes = {(one.claim, one.where): one.outcome for one in findings.verdicts}
-    assert len(outcomes) == len(findings.verdicts) == 36
+    assert len(outcomes) == len(findings.verdicts) == 34
     for place in remedies.PLACE_NAMES.values():
         assert {outcomes["C11", f"{place}: {one.name}"] for one in remedies.REGULARISERS} == {"supported"}
-        assert outcomes["C13", f"{place}: optimiser"] == "refuted"
-        for data in ("data, same steps", "data, same epochs"):
-            assert outcomes["C14", f"{place}: {data}"] == "in part"  # a quarter of the rise is left
+        assert outcomes["C14", f"{place}: data, same steps"] == "in part"  # a quarter of the rise is left
+        if place != "JapaneseVowels":
+            assert outcomes["C13", f"{place}: optimiser"] == "refuted"
+            assert outcomes["C14", f"{place}: data, same epochs"] == "in part"
     write_findings(findings, tmp_path)
     figures = EXPERIMENT.plot(read_findings(tmp_path))
     assert set(figures) == {"scorecard", "regularisation", "training_and_data", "onset"}
@@ -202,6 +203,5 @@ def test_the_smoke_sweep_differs_in_size_only():
             np.unique(smoke.members(name).hyperparams["train_size"]),
         )
     # at the same epochs: as many steps as there are examples, relative to the baseline
-    for place in remedies.PLACES:
-        for times in remedies.TIMES:
-            assert full.cells[f"{place.cell}-{times}x"].config.num_steps == times * place.steps
+    for place in remedies.PLACES[:3]:
+        assert full.cells[f"{place.cell}-longer"].config.num_steps == 4 * place.steps

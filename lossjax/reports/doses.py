@@ -56,15 +56,15 @@ def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Fi
     with _style():
         figure = _figure(width=9, height=1.0 + 1.75 * len(measures))
         axes = figure.subplots(len(measures), len(remedies), sharex="col", sharey="row", squeeze=False)
-        labels: list[str] = []
+        labels = list(dict.fromkeys(one.label for r in remedies for lines in r.responses.values() for one in lines))
         for remedy, column in zip(remedies, axes.T, strict=True):
             for measure, ax in zip(measures, column, strict=True):
                 ax.axvline(remedy.baseline, color="#AAAAAA", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
                 lines = remedy.responses[measure]
-                labels = [line.label for line in lines]
-                for index, line in enumerate(lines):
+                for line in lines:
+                    index = labels.index(line.label)
                     # beside one another, so that intervals are told apart
-                    x = np.arange(len(remedy.doses)) + 0.08 * (index - (len(lines) - 1) / 2)
+                    x = np.arange(len(remedy.doses)) + 0.08 * (index - (len(labels) - 1) / 2)
                     _draw_line(ax, x, line, index)
                 ax.margins(x=0.08)
             column[0].set_title(remedy.title, fontsize=10)
@@ -152,17 +152,27 @@ def onsets(rows: Sequence[Sequence[Onsets]]) -> Figure:
 def scorecard(
     rows: Mapping[str, str], columns: Sequence[str], cells: Mapping[tuple[str, str], tuple[str, str]]
 ) -> Figure:
-    """A table of outcomes: rows name → label; (row, column) → (text, outcome), which gives the colour."""
+    """A table of outcomes: rows name → label; (row, column) → (text, outcome), which gives the colour.
+
+    What is not among the cells was not tested.
+    """
     with _style():
         figure = _figure(width=9, height=1.1 + 0.42 * len(rows))
         ax = figure.subplots()
         for y, row in enumerate(rows):
             for x, column in enumerate(columns):
-                text, outcome = cells.get((row, column), ("no choice", "unresolved"))
+                text, outcome = cells.get((row, column), ("not tested", ""))
                 ax.add_patch(
-                    Rectangle((x - 0.49, y - 0.46), 0.98, 0.92, facecolor=_PALE[outcome], linewidth=0, clip_on=False)
+                    Rectangle(
+                        (x - 0.49, y - 0.46),
+                        0.98,
+                        0.92,
+                        facecolor=_PALE.get(outcome, "#F7F7F7"),
+                        linewidth=0,
+                        clip_on=False,
+                    )
                 )
-                ax.text(x, y - 0.16, text, ha="center", va="center", fontsize=9, color=_INK)
+                ax.text(x, y - 0.16 * bool(outcome), text, ha="center", va="center", fontsize=9, color=_INK)
                 ax.text(
                     x,
                     y + 0.22,
@@ -170,7 +180,7 @@ def scorecard(
                     ha="center",
                     va="center",
                     fontsize=9,
-                    color=OUTCOME_COLOURS[outcome],
+                    color=OUTCOME_COLOURS.get(outcome, _INK),
                     weight="bold",
                 )
         ax.set_xlim(-0.5, len(columns) - 0.5)
