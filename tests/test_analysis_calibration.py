@@ -32,6 +32,16 @@ def test_scores_of_one_example_by_hand():
     assert found.tied.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_many_models_at_once_are_refined_as_each_alone(num_classes):
+    """Also where the optimum is at an edge of the bracket, and where Newton's step leaves it."""
+    logits, labels = drawn(60, num_classes, 2.0, 3)
+    models = np.stack([logits, 0.01 * logits, 30 * logits, -logits, np.zeros_like(logits)])
+    fold = calibration.assign_folds(np.arange(60) % 2, seed=1)
+    expected = [calibration.fit_temperature(z, labels, fold, 5).refined for z in models]
+    np.testing.assert_allclose(calibration.refined_losses(models, labels, fold, 5), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_scores_agree_with_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")
     logits, labels = drawn(200, 4, 2.0, 0)

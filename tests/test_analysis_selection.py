@@ -1,5 +1,7 @@
 """Selection regret: searches by hand and in loops, what ties and non-finite scores do, and validation sizes."""
 
+import itertools
+
 import hypothesis
 import jaxtyping
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import strategies
 from scipy import special, stats
 
 from lossjax.analysis import calibration
-from lossjax.analysis.selection import selection_regret, validation_scores
+from lossjax.analysis.selection import selection_regret, validation_scores, winner_weights
 
 
 @pytest.fixture
@@ -150,6 +152,54 @@ def test_scores_of_nested_validation_sets():
     assert found["refinement"][1, 1] < found["loss"][1, 1]
     with pytest.raises(ValueError, match="sizes has 61"):
         validation_scores(logits, labels, [61])
+
+
+def test_configurations_that_are_compared_share_their_folds():
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 3, size=40)
+    logits = 2 * rng.normal(size=(4, 40, 3))
+    logits[3, 7] = np.inf
+    found = validation_scores(logits, labels, [40], seed=2)
+    order = np.random.default_rng(2).permutation(40)
+    logits, labels = logits[:3, order], labels[order]
+    often = (logits.argmax(axis=2) == labels).sum(axis=0)
+    fold = calibration.assign_folds(often, seed=2)
+    expected = [calibration.fit_temperature(z, labels, fold, 5).refined.mean() for z in logits]
+    np.testing.assert_allclose(found["refinement"][0], [*expected, np.nan], rtol=1e-7)
+
+
+def test_intervals_over_clusters_of_searches():
+    """Two searches in each cluster that find the same: as many units as clusters."""
+    validation, test, third = searches(30, 5, 9)
+    twice = [{name: np.repeat(values, 2, axis=0) for name, values in s.items()} for s in (validation, test, third)]
+    found = selection_regret(*twice[:2], oracle=twice[2], clusters=np.repeat(np.arange(30), 2))
+    once = selection_regret(validation, test, oracle=third)
+    for part in ("judged", "difference", "regret", "optimism"):
+        np.testing.assert_allclose(getattr(found, part).low, getattr(once, part).low)
+    assert found.num_searches == 60
+    alone = selection_regret(*twice[:2])
+    assert alone.difference[0, 1, 1].high < found.difference[0, 1, 1].high
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 6])
+def test_winners_of_every_subset(size):
+    scores = np.array([[0.3, 0.9, 0.5, 0.5, np.nan, 0.1], [0.2, 0.2, 0.2, 0.1, np.inf, np.nan]])
+    expected = np.zeros_like(scores)
+    for row, values in zip(expected, np.where(np.isfinite(scores), scores, -1.0), strict=True):
+        for subset in itertools.combinations(range(6), size):
+            tied = [config for config in subset if values[config] == max(values[list(subset)])]
+            row[tied] += 1 / len(tied)
+        row /= row.sum()
+    np.testing.assert_allclose(winner_weights(scores, size, higher=True), expected)
+    np.testing.assert_allclose(winner_weights(-scores, size), expected)
+
+
+def test_a_winner_of_one_is_any_and_of_all_the_best():
+    scores = np.random.default_rng(10).normal(size=(3, 2, 7))
+    np.testing.assert_allclose(winner_weights(scores, 1), 1 / 7)
+    np.testing.assert_array_equal(winner_weights(scores, 7), scores == scores.min(axis=-1, keepdims=True))
+    with pytest.raises(ValueError, match="size=8"):
+        winner_weights(scores, 8)
 
 
 def test_coverage_of_the_difference():

@@ -189,6 +189,55 @@ def fit_temperature(
     )
 
 
+def refined_losses(
+    logits: Float[np.ndarray, "model example class"],
+    labels: Int[np.ndarray, " example"],
+    fold: Int[np.ndarray, " example"],
+    folds: int,
+) -> Float[np.ndarray, "model example"]:
+    """``fit_temperature(…).refined`` of many models on the same examples and folds, all at once; finite float64."""
+    shifted = logits - logits.max(axis=2, keepdims=True)
+    label_logits = shifted[:, np.arange(len(labels)), labels]
+    whole = _minimise_each(shifted, label_logits, np.zeros(len(logits)))
+    inverse_logs = np.empty((len(logits), folds))
+    for k in range(folds):
+        inverse_logs[:, k] = _minimise_each(shifted[:, fold != k], label_logits[:, fold != k], whole)
+    inverse = np.exp(inverse_logs)[:, fold]
+    total = np.exp(shifted * inverse[:, :, None]).sum(axis=2)
+    return np.asarray(np.log(total) - inverse * label_logits)
+
+
+def _minimise_each(
+    shifted: Float[np.ndarray, "model example class"],
+    label_logits: Float[np.ndarray, "model example"],
+    guess: Float[np.ndarray, " model"],
+) -> Float[np.ndarray, " model"]:
+    """``_minimise`` of each model."""
+    value = guess.copy()
+    low, high = np.full_like(value, -math.log(BRACKET)), np.full_like(value, math.log(BRACKET))
+    left = np.arange(len(value))  # models that have not converged
+    for _ in range(100):
+        z, slope = shifted[left], np.exp(value[left])[:, None]
+        weights = np.exp(z * slope[:, :, None])
+        total = weights.sum(axis=2)
+        mean = np.einsum("mec,mec->me", weights, z) / total
+        second = np.einsum("mec,mec,mec->me", weights, z, z) / total
+        first = slope * (mean - label_logits[left])
+        gradient = first.sum(axis=1) + value[left]
+        curvature = (first + slope**2 * (second - mean**2)).sum(axis=1) + 1
+        low[left] = np.where(gradient > 0, low[left], value[left])
+        high[left] = np.where(gradient > 0, value[left], high[left])
+        following = value[left] - gradient / np.where(curvature > 0, curvature, np.nan)
+        inside = (low[left] <= following) & (following <= high[left])  # false for nan
+        following = np.where(inside, following, (low[left] + high[left]) / 2)
+        moved = np.abs(following - value[left]) >= 1e-8
+        value[left] = following
+        left = left[moved]
+        if len(left) == 0:
+            return value
+    raise ArithmeticError(f"{len(left)} temperatures did not converge")
+
+
 def _minimise(
     shifted: np.ndarray,
     label_logits: np.ndarray,

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy import special, stats
 
-from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
+from lossjax.analysis.calibration import assign_folds, checked, refined_losses, scores
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.resampling import mean_intervals
 
@@ -47,6 +48,7 @@ def selection_regret(
     *,
     oracle: Mapping[str, Float[np.ndarray, "search config"]] | None = None,
     higher: Collection[str] = ("accuracy",),
+    clusters: Shaped[np.ndarray, " search"] | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> SelectionRegret:
@@ -63,6 +65,8 @@ def selection_regret(
         oracle: judge → scores on a third split, by which the oracle chooses. Its choice is then judged on test like
             all others, so it has no luck there.
         higher: the metrics of which more is better; of all others less is.
+        clusters: names the searches that are not independent of one another, as those among different configurations
+            on the same data; intervals are then over clusters.
     """
     selecting = {name: np.asarray(values, dtype=np.float64) for name, values in selecting.items()}
     judging = {name: np.asarray(values, dtype=np.float64) for name, values in judging.items()}
@@ -84,7 +88,7 @@ def selection_regret(
     across = len(shape) - 2  # sizes come first; then the selector, and then the search
 
     def over_searches(values: np.ndarray) -> Intervals:
-        return _over_searches(np.moveaxis(values, -2, 0), level, seed)
+        return _over_searches(np.moveaxis(values, -2, 0), clusters, level, seed)
 
     differences = [
         over_searches(judged[..., [one], :, :] - judged[..., one + 1 :, :, :]) for one in range(len(selectors) - 1)
@@ -112,8 +116,8 @@ def validation_scores(
     """Scores on the first ``size`` examples of one random order, for each size: what a smaller set would have shown.
 
     Returns loss, accuracy, Brier score, and ``refinement``, the loss at temperatures that are cross-fitted within each
-    size. Stack the searches' results to [size, search, config] for ``selection_regret``. A configuration whose logits
-    are not all finite has nan scores.
+    size, on folds that all configurations share. Stack the searches' results to [size, search, config] for
+    ``selection_regret``. A configuration whose logits are not all finite has nan scores.
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -121,15 +125,44 @@ def validation_scores(
         if not folds <= size <= len(labels):
             raise ValueError(f"sizes has {size}, which must lie in {folds} … {len(labels)}, from folds to all examples")
     found = {name: np.full((len(sizes), len(logits)), np.nan) for name in ("loss", "accuracy", "brier", "refinement")}
+    finite = np.flatnonzero(np.isfinite(logits).all(axis=(1, 2)))
+    if len(finite) == 0:
+        return found
     for row, size in enumerate(sizes):
         chosen = order[:size]
-        for config in np.flatnonzero(np.isfinite(logits).all(axis=(1, 2))):
-            measured = scores(logits[config, chosen], labels[chosen])
-            fold = assign_folds(measured.correct, folds=folds, seed=seed)
-            fit = fit_temperature(*checked(logits[config, chosen], labels[chosen]), fold, folds)
-            for name, values in zip(found, (measured.loss, measured.correct, measured.brier, fit.refined), strict=True):
-                found[name][row, config] = values.mean()
+        flat, repeated = checked(
+            logits[np.ix_(finite, chosen)].reshape(-1, logits.shape[2]), np.tile(labels[chosen], len(finite))
+        )
+        measured = scores(flat, repeated)
+        loss, correct, brier = (v.reshape(len(finite), size) for v in (measured.loss, measured.correct, measured.brier))
+        # one fold an example for all configurations, which are compared with one another
+        fold = assign_folds(correct.sum(axis=0), folds=folds, seed=seed)
+        refined = refined_losses(flat.reshape(len(finite), size, -1), labels[chosen], fold, folds)
+        for name, values in zip(found, (loss, correct, brier, refined), strict=True):
+            found[name][row, finite] = values.mean(axis=1)
     return found
+
+
+def winner_weights(
+    scores: Float[np.ndarray, "*search config"], size: int, *, higher: bool = False
+) -> Float[np.ndarray, "*search config"]:
+    """How often each configuration wins a search among ``size`` of them, taken at random without replacement.
+
+    Exact: the configuration of rank r among N is the best of those taken in C(N − r, size − 1) of C(N, size) cases. The
+    tied share what they win together, and what is not finite ranks last. ``(weights * values).sum(axis=-1)`` is the
+    expected value of a winner, as the expected validation performance of Dodge et al. (2019, sec. 3) is, there with
+    replacement.
+    """
+    costs = np.asarray(scores, dtype=np.float64)
+    num_configs = costs.shape[-1]
+    if not 1 <= size <= num_configs:
+        raise ValueError(f"size={size} must lie in 1 … {num_configs}, the number of configurations")
+    costs = np.where(np.isfinite(costs), -costs if higher else costs, np.inf)
+    below, through = (stats.rankdata(costs, axis=-1, method=how) for how in ("min", "max"))
+    # [k] probability that none of the best k is taken
+    none_of = special.comb(num_configs - np.arange(num_configs + 1), size) / special.comb(num_configs, size)
+    below, through = below.astype(np.int64) - 1, through.astype(np.int64)
+    return np.asarray((none_of[below] - none_of[through]) / (through - below))
 
 
 def _chosen(costs: Float[np.ndarray, "*size search config"]) -> Float[np.ndarray, "*size search config"]:
@@ -147,8 +180,14 @@ def _expected(
         return np.where(chosen > 0, chosen * values, 0.0).sum(axis=-1)
 
 
-def _over_searches(values: Shaped[np.ndarray, "search *column"], level: float, seed: int) -> Intervals:
+def _over_searches(
+    values: Shaped[np.ndarray, "search *column"],
+    clusters: Shaped[np.ndarray, " search"] | None,
+    level: float,
+    seed: int,
+) -> Intervals:
     """Means over the searches in which each column is finite; nan bounds, or estimates, where there are too few."""
+    units = np.arange(len(values)) if clusters is None else np.asarray(clusters)
     shape = values.shape[1:]
     columns = values.reshape(len(values), -1)
     finite = np.isfinite(columns)
@@ -156,11 +195,16 @@ def _over_searches(values: Shaped[np.ndarray, "search *column"], level: float, s
     patterns, which = np.unique(finite, axis=1, return_inverse=True)
     for pattern in range(patterns.shape[1]):
         rows, members = patterns[:, pattern], which.reshape(-1) == pattern
-        if rows.sum() >= 2:
-            found = mean_intervals(columns[np.ix_(rows, members)], level=level, seed=seed)
+        if len(np.unique(units[rows])) >= 2:
+            found = mean_intervals(
+                columns[np.ix_(rows, members)],
+                clusters=None if clusters is None else units[rows],
+                level=level,
+                seed=seed,
+            )
             estimate[members], low[members], high[members] = found.estimate, found.low, found.high
         elif rows.any():
-            estimate[members] = columns[np.ix_(rows, members)][0]
+            estimate[members] = columns[np.ix_(rows, members)].mean(axis=0)
     return Intervals(estimate.reshape(shape), low.reshape(shape), high.reshape(shape), level)
 
 

@@ -1,0 +1,415 @@
+"""Which metric should the model be selected by, and how many validation examples does it take?
+
+Random searches on a teacher's labels, on digits with and without label noise, and on ItalyPowerDemand. In each, one
+configuration is selected by its accuracy, its loss, its Brier score or its loss at T* on validation, and judged by all
+four on test. Claim C10: accuracy is a poor metric, and a proper score the better guide.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import lossjax as lj
+from lossjax.analysis.proportions import wilson
+from lossjax.analysis.reliability import Reliability, metric_reliability
+from lossjax.analysis.selection import SelectionRegret, selection_regret, validation_scores
+from lossjax.analysis.verdicts import judge
+
+# The rules, written before the results -----------------------------------------------------------------------------
+
+SMALLEST = 0.005  # half a percentage point of accuracy, METHODS' δ_A
+SIZES = (25, 50, 100, 200, 400)  # validation examples
+JUDGED_SIZES = (100, 400)  # those that get a verdict
+STATEMENT = "Accuracy is a poor metric; a proper score is the better guide to which model is better."
+RULE = (
+    "test accuracy of the configuration with the lowest validation loss minus that of the one with the highest "
+    "validation accuracy, among 16 random configurations, mean over searches: supported if the interval lies above "
+    "half a percentage point, refuted if it lies below"
+)
+
+# What is trained ---------------------------------------------------------------------------------------------------
+
+CONFIGS, IN_A_SEARCH = 32, 16
+DIGITS = lj.tasks.Digits(val_fraction=0.0, test_fraction=0.7)
+TASKS = {
+    # a teacher of its own a seed; at this temperature their mean Bayes accuracy is 0.90
+    "teacher": lj.tasks.Teacher(
+        network="dense",
+        num_examples=300,
+        seq_len=4,
+        num_features=5,
+        temperature=0.27,
+        num_test=1500,
+        teacher_seed=None,
+    ),
+    "digits": DIGITS,
+    "noisy-digits": DIGITS,
+    "italy": lj.tasks.ItalyPowerDemand(val_fraction=0.0),
+}
+TASK_NAMES = {
+    "teacher": "teacher",
+    "digits": "digits",
+    "noisy-digits": "digits, 20 % label noise",
+    "italy": "ItalyPowerDemand",
+}
+NOISE = 0.2
+EPOCHS = {"teacher": 40, "digits": 20, "noisy-digits": 20, "italy": 60}
+
+
+def sweep(scale: str) -> lj.Sweep:
+    full = scale == "full"
+
+    def cell(name: str) -> lj.Cell:
+        digits = TASKS[name] is DIGITS
+        measure = lj.Measure(
+            splits=("test",),
+            calibration=False,
+            num_groups=0,
+            # of two classes the margin says all that logits do
+            logits=("test",) if digits else (),
+            per_example=() if digits else ("test",),
+        )
+        config = lj.TrainConfig(
+            batch_size=16 if name == "italy" else 32,
+            epochs=EPOCHS[name] if full else 2,
+            optimizer="adamw",
+            num_evals=1,
+            measure=measure,
+        )
+        return lj.Cell(TASKS[name], lj.models.Dense(width=32), config)
+
+    return lj.Sweep(
+        cells={name: cell(name) for name in TASKS},
+        hyperparams={
+            name: lj.sample(
+                CONFIGS,
+                seed=0,
+                learning_rate=(3e-4, 1e-1),
+                weight_decay=(1e-3, 3.0),
+                label_smoothing=(0.0, 0.3),
+                init_scale=(0.5, 2.0),
+                # clean digits too, at 0: one program serves both
+                **({"label_noise": NOISE if name == "noisy-digits" else 0.0} if TASKS[name] is DIGITS else {}),
+            )
+            for name in TASKS
+        },
+        seeds=150 if full else 4,
+        part_size=480,
+    )
+
+
+# What is concluded -------------------------------------------------------------------------------------------------
+
+METRICS = {"accuracy": "accuracy", "loss": "loss", "brier": "Brier score", "refinement": "loss at T*"}
+PARTS = (0.4, 0.7)  # where validation ends and where test does; the third part is the oracle's
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """By metric; nan where a run was not finite."""
+
+    validation: Mapping[str, np.ndarray]  # [size, seed, config]
+    test: Mapping[str, np.ndarray]  # [seed, config]
+    third: Mapping[str, np.ndarray]  # [seed, config]: by these the oracle chooses
+
+
+def score_runs(history: lj.History, task: Any) -> Scores:
+    """Scores every run on validation sets of its own, on test, and on the third part of its held-out examples.
+
+    The examples are dealt once into the three parts; each seed draws its validation sets from the first.
+    """
+    logits, labels = held_out(history, task)
+    num_seeds = len(np.unique(history.seeds["init"]))
+    logits = logits.reshape(num_seeds, -1, *logits.shape[1:])  # members are seed-major
+    order = np.random.default_rng(0).permutation(len(labels))
+    validation, test, third = np.split(order, [round(share * len(order)) for share in PARTS])
+    found: list[list[dict[str, np.ndarray]]] = [[], [], []]
+    for seed, runs in enumerate(logits):
+        found[0].append(validation_scores(runs[:, validation], labels[validation], SIZES, seed=seed))
+        for scores, part in zip(found[1:], (test, third), strict=True):
+            scores.append(validation_scores(runs[:, part], labels[part], [len(part)], seed=seed))
+    by_part = [{m: np.stack([scores[m] for scores in part], axis=1) for m in METRICS} for part in found]
+    return Scores(by_part[0], *({m: values[0] for m, values in part.items()} for part in by_part[1:]))
+
+
+def held_out(history: lj.History, task: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Final logits [member, example, class] of the held-out examples, nan where not finite, and labels [example]."""
+    if "test_logits" in history.metrics:
+        logits, labels = history.metrics["test_logits"][:, -1], np.asarray(task.splits().test.labels)
+    else:  # two classes: the label's logit over the other's, as if the label were always 1
+        margins = history.metrics["test_example_margin"][:, -1]
+        logits, labels = np.stack([np.zeros_like(margins), margins], axis=-1), np.ones(margins.shape[1], dtype=np.int64)
+    return np.where(history.finite[:, None, None], logits, np.nan), labels
+
+
+def select(scores: Scores) -> SelectionRegret:
+    """Several searches on each seed's data, each among configurations of its own: the seed is the unit."""
+    num_seeds, num_configs = scores.test["loss"].shape
+    rng = np.random.default_rng(0)
+    dealt = np.stack([rng.permutation(num_configs) for _ in range(num_seeds)])
+    configs = dealt.reshape(-1, min(IN_A_SEARCH, num_configs))  # [search, config]
+    seeds = np.repeat(np.arange(num_seeds), len(configs) // num_seeds)
+
+    def searched(by_metric: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {m: values[..., seeds[:, None], configs] for m, values in by_metric.items()}
+
+    parts = [searched(part) for part in (scores.validation, scores.test, scores.third)]
+    return selection_regret(parts[0], parts[1], oracle=parts[2], clusters=seeds)
+
+
+def reliabilities(scores: Scores) -> dict[tuple[int, str], Reliability]:
+    """(validation size, metric) → whether a score on so many examples orders configurations as fresh runs on test do."""
+    return {
+        (size, metric): metric_reliability(
+            scores.validation[metric][row].T, scores.test[metric].T, same_seeds=True, higher=metric == "accuracy"
+        )
+        for row, size in enumerate(SIZES)
+        for metric in METRICS
+    }
+
+
+def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
+    scores = {name: score_runs(histories[name], TASKS[name]) for name in TASKS}
+    regrets = {name: select(found) for name, found in scores.items()}
+    reliable = {name: reliabilities(found) for name, found in scores.items()}
+    return lj.Findings(
+        verdicts=tuple(
+            verdict(name, size, regrets[name], len(scores[name].test["loss"]))
+            for name in TASKS
+            for size in JUDGED_SIZES
+        ),
+        numbers={
+            key: value
+            for name in TASKS
+            for key, value in numbers(name, scores[name], regrets[name], reliable[name]).items()
+        },
+        tables={
+            "differences": difference_table(regrets),
+            "regret": regret_table(regrets),
+            "reliability": reliability_table(reliable),
+        },
+        notes=(
+            f"A search is among {IN_A_SEARCH} configurations drawn from {CONFIGS} (learning rate 0.0003–0.1, decoupled "
+            "weight decay 0.001–3, label smoothing 0–0.3, scale of the initial parameters 0.5–2); two searches a seed, "
+            "the seed being the unit of the intervals. The configurations are one draw.",
+            "Held-out examples are dealt once: 40 % validation, of which each seed draws its own sets, 30 % test, 30 % "
+            "for the oracle of the regrets. Of 1,500 of a teacher, 1,258 digits, 1,029 days of ItalyPowerDemand.",
+            "A teacher's seeds have a teacher and data of their own; digits and ItalyPowerDemand are one data set and "
+            "one split each, so their intervals are over seeds of training on these data and over validation sets.",
+            "Order kept: of a random pair of configurations, whether the metric on so many validation examples puts "
+            "them in the order in which the same metric puts runs with other seeds on test (one half is chance).",
+        ),
+    )
+
+
+def scope(name: str) -> str:
+    return "seeds, each with a teacher and data of its own" if name == "teacher" else "seeds, on these data"
+
+
+SELECTORS = tuple(METRICS)
+ACCURACY = SELECTORS.index("accuracy")
+
+
+def verdict(name: str, size: int, found: SelectionRegret, num_seeds: int) -> lj.Verdict:
+    row = SIZES.index(size)
+
+    def difference(selector: str) -> lj.Interval:
+        return found.difference[row, SELECTORS.index(selector), ACCURACY, ACCURACY]
+
+    beside = "; ".join(f"{METRICS[selector]}: {difference(selector)}" for selector in ("brier", "refinement"))
+    estimate = difference("loss")
+    return lj.Verdict(
+        claim="C10",
+        statement=STATEMENT,
+        where=f"{TASK_NAMES[name]}, {size} validation examples",
+        contrast="test accuracy when selected by loss minus when selected by accuracy",
+        rule=RULE,
+        estimate=estimate,
+        outcome=judge(estimate, smallest=SMALLEST, num_seeds=num_seeds),
+        num_seeds=num_seeds,
+        scope=scope(name),
+        note=f"in place of the loss — {beside}",
+    )
+
+
+def numbers(
+    name: str, scores: Scores, found: SelectionRegret, reliable: Mapping[tuple[int, str], Reliability]
+) -> dict[str, lj.Interval]:
+    task, finite = TASK_NAMES[name], np.isfinite(scores.test["loss"])
+    numbers = {f"{task}: runs not finite": wilson(int((~finite).sum()), finite.size)}
+    for size in JUDGED_SIZES:
+        row, called = SIZES.index(size), f"{task}, {size} validation examples"
+        for index, (metric, label) in enumerate(METRICS.items()):
+            numbers[f"{called}: test accuracy of what is selected by {label}"] = found.judged[row, index, ACCURACY]
+        loss = SELECTORS.index("loss")
+        numbers[f"{called}: test loss when selected by accuracy minus when selected by loss (nats)"] = found.difference[
+            row, ACCURACY, loss, loss
+        ]
+        numbers[f"{called}: how much too good the accuracy looks of what is selected by accuracy"] = found.optimism[
+            row, ACCURACY
+        ]
+        for metric, label in METRICS.items():
+            numbers[f"{called}: order kept by {label}"] = reliable[size, metric].kept
+            numbers[f"{called}: … in the better half"] = reliable[size, metric].kept_top
+    return numbers
+
+
+# What is plotted ---------------------------------------------------------------------------------------------------
+
+
+def difference_table(regrets: Mapping[str, SelectionRegret]) -> dict[str, np.ndarray]:
+    """Test accuracy when selected by each other metric minus when selected by accuracy."""
+    rows: dict[str, list[Any]] = {key: [] for key in ("task", "size", "selector", "gain", "gain_low", "gain_high")}
+    for name, found in regrets.items():
+        for row, size in enumerate(SIZES):
+            for index, selector in enumerate(SELECTORS):
+                if index != ACCURACY:
+                    gain = found.difference[row, index, ACCURACY, ACCURACY]
+                    values = (name, size, selector, gain.estimate, gain.low, gain.high)
+                    for key, value in zip(rows, values, strict=True):
+                        rows[key].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+def regret_table(regrets: Mapping[str, SelectionRegret]) -> dict[str, np.ndarray]:
+    """By how much each choice is worse than the oracle's, by every judge."""
+    rows: dict[str, list[Any]] = {
+        key: [] for key in ("task", "size", "selector", "judge", "regret", "regret_low", "regret_high")
+    }
+    for name, found in regrets.items():
+        assert found.regret is not None
+        for row, size in enumerate(SIZES):
+            for one, selector in enumerate(SELECTORS):
+                for other, judged_by in enumerate(SELECTORS):
+                    regret = found.regret[row, one, other]
+                    values = (name, size, selector, judged_by, regret.estimate, regret.low, regret.high)
+                    for key, value in zip(rows, values, strict=True):
+                        rows[key].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+def reliability_table(reliable: Mapping[str, Mapping[tuple[int, str], Reliability]]) -> dict[str, np.ndarray]:
+    """Probability that a pair of configurations keeps its order, over all pairs and in the better half."""
+    rows: dict[str, list[Any]] = {
+        key: []
+        for key in (
+            "task",
+            "size",
+            "metric",
+            "pairs",
+            "kept",
+            "kept_low",
+            "kept_high",
+            "rank_correlation",
+            "rank_correlation_low",
+            "rank_correlation_high",
+        )
+    }
+    for name, found in reliable.items():
+        for (size, metric), one in found.items():
+            rank = one.rank_correlation
+            for pairs, kept in (("all", one.kept), ("top", one.kept_top)):
+                values = (name, size, metric, pairs, kept.estimate, kept.low, kept.high)
+                for key, value in zip(rows, (*values, rank.estimate, rank.low, rank.high), strict=True):
+                    rows[key].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+SHOWN_SIZE = 100
+
+
+def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
+    from lossjax.reports import selecting
+
+    differences, regrets, reliability = (findings.tables[name] for name in ("differences", "regret", "reliability"))
+
+    def line(table: Mapping[str, np.ndarray], rows: np.ndarray, value: str, label: str, dashed: bool) -> selecting.Line:
+        columns = (table[key][rows] for key in ("size", value, f"{value}_low", f"{value}_high"))
+        return selecting.Line(label, *columns, dashed=dashed)
+
+    def gains(task: str) -> selecting.LinePanel:
+        return selecting.LinePanel(
+            TASK_NAMES[task],
+            [
+                line(
+                    differences,
+                    (differences["task"] == task) & (differences["selector"] == metric),
+                    "gain",
+                    METRICS[metric],
+                    False,
+                )
+                for metric in SELECTORS
+                if metric != "accuracy"
+            ],
+        )
+
+    def orders(task: str, pairs: str) -> selecting.LinePanel:
+        mine = (reliability["task"] == task) & (reliability["pairs"] == pairs)
+        return selecting.LinePanel(
+            TASK_NAMES[task],
+            [
+                line(reliability, mine & (reliability["metric"] == metric), "kept", METRICS[metric], False)
+                for metric in SELECTORS
+            ],
+            row="all pairs" if pairs == "all" else "both in the better half",
+        )
+
+    def matrix(task: str) -> selecting.Matrix:
+        def cells(key: str) -> np.ndarray:
+            mine = (regrets["task"] == task) & (regrets["size"] == SHOWN_SIZE)
+            return regrets[key][mine].reshape(len(SELECTORS), len(SELECTORS))
+
+        return selecting.Matrix(TASK_NAMES[task], cells("regret"), cells("regret_low"), cells("regret_high"))
+
+    return {
+        "accuracy_by_selector": lj.Figure(
+            selecting.lines(
+                [gains(task) for task in TASKS],
+                x_label="validation examples",
+                y_label="test accuracy, minus\nthat of selecting by accuracy",
+                percent=" pp",
+                reference=0.0,
+                negligible=(-SMALLEST, SMALLEST),
+            ),
+            "Test accuracy of the configuration that is best by another metric on validation, minus that of the one "
+            "with the highest validation accuracy, of 16 random ones, with 95 % intervals. Grey: less than half a "
+            "percentage point.",
+        ),
+        "regret_matrix": lj.Figure(
+            selecting.regret_matrices(
+                [matrix(task) for task in TASKS],
+                rows=list(METRICS.values()),
+                columns=list(METRICS.values()),
+                percent=[metric == "accuracy" for metric in METRICS],
+            ),
+            f"Selection regret with {SHOWN_SIZE} validation examples: by how much the choice by each metric (rows) is "
+            "worse on test than what an oracle would choose by the judge (columns): percentage points, nats, or Brier "
+            "score. Darker is worse within a column; ± half the 95 % interval.",
+        ),
+        "order_kept": lj.Figure(
+            selecting.lines(
+                [orders(task, pairs) for pairs in ("all", "top") for task in TASKS],
+                x_label="validation examples",
+                y_label="pairs that keep their order",
+                percent=" %",
+                reference=0.5,
+            ),
+            "How reliably a metric orders configurations: the probability that a random pair has the same order in one "
+            "run on so many validation examples and in another run, with other seeds, on test. Half is chance.",
+        ),
+    }
+
+
+experiment = lj.Experiment(
+    name="which_metric",
+    question="Which metric should a model be selected by, and how many validation examples does it take?",
+    claims=("C10",),
+    sweep=sweep,
+    analyse=analyse,
+    plot=plot,
+)
+
+if __name__ == "__main__":
+    lj.main(experiment)
