@@ -160,7 +160,7 @@ def select(scores: Scores) -> SelectionRegret:
 
 
 def reliabilities(scores: Scores) -> dict[tuple[int, str], Reliability]:
-    """(validation size, metric) → whether a score on so many examples orders configurations as fresh runs on test do."""
+    """(validation size, metric) → whether so scored, configurations have the order of fresh runs on test."""
     return {
         (size, metric): metric_reliability(
             scores.validation[metric][row].T, scores.test[metric].T, same_seeds=True, higher=metric == "accuracy"
@@ -241,7 +241,7 @@ def numbers(
     numbers = {f"{task}: runs not finite": wilson(int((~finite).sum()), finite.size)}
     for size in JUDGED_SIZES:
         row, called = SIZES.index(size), f"{task}, {size} validation examples"
-        for index, (metric, label) in enumerate(METRICS.items()):
+        for index, label in enumerate(METRICS.values()):
             numbers[f"{called}: test accuracy of what is selected by {label}"] = found.judged[row, index, ACCURACY]
         loss = SELECTORS.index("loss")
         numbers[f"{called}: test loss when selected by accuracy minus when selected by loss (nats)"] = found.difference[

@@ -57,6 +57,7 @@ WITHOUT_JAX = (
     "lossjax.reports.panels",
     "lossjax.reports.plots",
     "lossjax.reports.report",
+    "lossjax.reports.selecting",
     "lossjax.cli",
     "lossjax.sweeps.store",
     "lossjax.sweeps.parts",

@@ -1,0 +1,499 @@
+"""Is this difference real, or is it the seed? Where the variance between runs comes from, and what predicts it.
+
+First, one stream at a time is drawn anew (data, initial parameters, order of examples, label noise), which takes the
+variance of a run's test loss and accuracy apart. Second, many runs on the same data: where all runs together are
+calibrated, the accuracy of one varies by err/2n (two classes, Jordan 2024), and two of them disagree as often as one is
+wrong (Jiang et al. 2022). Both answer Q4.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import lossjax as lj
+from lossjax.analysis.proportions import wilson
+from lossjax.analysis.resampling import mean_interval
+from lossjax.analysis.spread import disagreement, seed_variance
+from lossjax.analysis.streams import StreamVariance, variance_by_stream
+from lossjax.analysis.verdicts import judge
+
+# The rules, written before the results -----------------------------------------------------------------------------
+
+RATIO = 0.25  # a variance that is a quarter off changes a standard error by an eighth
+GAP = 0.005  # half a percentage point
+VARIANCE_STATEMENT = "The variance of accuracy between runs on the same data is err/2n, that of independent errors."
+VARIANCE_RULE = (
+    "variance of the test accuracy between runs that differ in all but their data, over err/2n, at the end of training "
+    "(two classes): supported if the interval lies within 1 ± 0.25, refuted if it lies wholly outside"
+)
+BOUND_STATEMENT = "With K classes the variance of accuracy between runs on the same data is at least err/Kn."
+BOUND_RULE = (
+    "the same over err/Kn: supported if the interval lies above 1, refuted if it lies below; a bound is no prediction"
+)
+DISAGREEMENT_STATEMENT = "Two runs on the same data disagree on as many test examples as one of them gets wrong."
+DISAGREEMENT_RULE = (
+    "share of test examples on which two runs disagree minus their error rate, at the end of training: supported if "
+    "the interval lies within ± half a percentage point, refuted if it lies wholly outside"
+)
+
+# What is trained ---------------------------------------------------------------------------------------------------
+
+NUM_TEACHERS, BASE_SEEDS = 10, 200
+DATA_DRAWS, RUNS = 20, 50  # teachers with data of their own, and runs on each
+NOISE = 0.2
+TEST = 1000  # test examples of a teacher
+DIGITS = lj.tasks.Digits(val_fraction=0.0, test_fraction=0.7)
+ITALY = lj.tasks.ItalyPowerDemand(val_fraction=0.0)
+STREAMS = {"digits": ("init", "order"), "noisy-digits": ("init", "order", "noise"), "italy": ("init", "order")}
+
+
+def teacher(seed: int | None) -> lj.tasks.Teacher:
+    return lj.tasks.Teacher(
+        network="dense",
+        num_examples=300,
+        seq_len=4,
+        num_features=5,
+        temperature=0.27,
+        num_test=TEST,
+        teacher_seed=seed,
+    )
+
+
+def runs_on_the_same_data(draws: int, runs: int) -> lj.Seeds:
+    """Every data seed with runs that differ in all other streams, which no two data seeds share."""
+    data = np.repeat(np.arange(draws), runs)
+    others = np.arange(draws * runs)
+    return lj.Seeds(np.stack([data, others, others, others], axis=1).astype(np.uint32), "runs on the same data")
+
+
+def sweep(scale: str) -> lj.Sweep:
+    full = scale == "full"
+    base = BASE_SEEDS if full else 6
+
+    def cell(task: Any, epochs: int, evals: int, per_example: bool = True) -> lj.Cell:
+        config = lj.TrainConfig(
+            batch_size=16 if task is ITALY else 32,
+            epochs=epochs if full else 2,
+            num_evals=evals,
+            eval_spacing="log",
+            measure=lj.Measure(
+                splits=("test",),
+                calibration=False,
+                num_groups=0,
+                per_example=("test",) if per_example else (),
+                logits=() if per_example else ("test",),
+            ),
+        )
+        return lj.Cell(task, lj.models.Dense(width=32), config)
+
+    teachers = {f"teacher-{k}": cell(teacher(k), 30, 1) for k in range(NUM_TEACHERS if full else 2)}
+    cells = teachers | {
+        "teacher-runs": cell(teacher(None), 30, 6),
+        "digits": cell(DIGITS, 20, 6, per_example=False),
+        "noisy-digits": cell(DIGITS, 20, 6, per_example=False),
+        "italy": cell(ITALY, 60, 6),
+    }
+    noise = {name: [NOISE] for name in (*teachers, "noisy-digits")} | {"teacher-runs": [0.0, NOISE], "digits": [0.0]}
+    return lj.Sweep(
+        cells=cells,
+        hyperparams={
+            name: lj.grid(learning_rate=3e-3, **({"label_noise": noise[name]} if name in noise else {}))
+            for name in cells
+        },
+        seeds={
+            **{name: lj.redrawn(base, all_anew=True) for name in teachers},
+            "teacher-runs": runs_on_the_same_data(DATA_DRAWS if full else 3, RUNS if full else 4),
+            **{name: lj.redrawn(base, streams, all_anew=True) for name, streams in STREAMS.items()},
+        },
+        part_size=400,
+    )
+
+
+# What is concluded: where the variance comes from ------------------------------------------------------------------
+
+STREAM_NAMES = {
+    "data": "data",
+    "init": "initial parameters",
+    "order": "order of examples",
+    "noise": "label noise",
+}
+COMPONENT_NAMES = {
+    "teacher": "teacher, 20 % label noise",
+    "noisy-digits": "digits, 20 % label noise",
+    "digits": "digits",
+    "italy": "ItalyPowerDemand",
+}
+METRICS = ("loss", "accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """One task's variance of a metric; of a teacher means over teachers, with their intervals."""
+
+    streams: tuple[str, ...]
+    deviation: lj.Interval  # standard deviation between runs whose streams are all drawn anew
+    first: tuple[lj.Interval, ...]  # shares
+    total: tuple[lj.Interval, ...]
+    interactions: lj.Interval
+    sampling: lj.Interval | None  # share that a fresh test set of this size alone would give
+    nonfinite: lj.Interval
+
+
+def components(histories: Sequence[lj.History], metric: str) -> Components:
+    """Of one history, or the mean of several (one a teacher)."""
+    each = []
+    for history in histories:
+        values = np.where(history.finite, history.metrics[f"test_{metric}"][:, -1].astype(np.float64), np.nan)
+        each.append(variance_by_stream(values, history.seeds))
+    broken = sum(int((~history.finite).sum()) for history in histories)
+    members = sum(history.num_members for history in histories)
+    if len(each) == 1:
+        (one,) = each
+        assert one.first_share is not None
+        assert one.total_share is not None
+        assert one.interaction_share is not None
+        return Components(
+            streams=one.streams,
+            deviation=root(one.variance),
+            first=tuple(one.first_share[k] for k in range(len(one.streams))),
+            total=tuple(one.total_share[k] for k in range(len(one.streams))),
+            interactions=one.interaction_share,
+            sampling=None,
+            nonfinite=wilson(broken, members),
+        )
+
+    def over_teachers(values: Sequence[float]) -> lj.Interval:
+        return mean_interval(np.array(values))
+
+    def share(part: str, stream: int) -> lj.Interval:
+        return over_teachers([getattr(one, part).estimate[stream] for one in each])
+
+    streams = each[0].streams
+    return Components(
+        streams=streams,
+        deviation=root(over_teachers([one.variance.estimate for one in each])),
+        first=tuple(share("first_share", k) for k in range(len(streams))),
+        total=tuple(share("total_share", k) for k in range(len(streams))),
+        interactions=over_teachers([interaction(one) for one in each]),
+        sampling=over_teachers(
+            [sampling(history, metric) / one.variance.estimate for history, one in zip(histories, each, strict=True)]
+        ),
+        nonfinite=wilson(broken, members),
+    )
+
+
+def interaction(found: StreamVariance) -> float:
+    assert found.interaction_share is not None
+    return found.interaction_share.estimate
+
+
+def sampling(history: lj.History, metric: str) -> float:
+    """Mean over runs of s²/n: the variance of a mean over n test examples."""
+    values = history[history.finite].metrics["test_example_" + ("loss" if metric == "loss" else "correct")][:, -1]
+    values = values.astype(np.float64)
+    return float(values.var(axis=1, ddof=1).mean() / values.shape[1])
+
+
+def root(variance: lj.Interval) -> lj.Interval:
+    """The standard deviation; bounds below 0, which an unbiased estimate may have, become 0."""
+    estimate, low, high = np.sqrt(np.maximum([variance.estimate, variance.low, variance.high], 0.0)).tolist()
+    return lj.Interval(estimate, low, high, variance.level)
+
+
+# What is concluded: runs on the same data --------------------------------------------------------------------------
+
+RUN_NAMES = {
+    "teacher": "teacher",
+    "noisy-teacher": "teacher, 20 % label noise",
+    "italy": "ItalyPowerDemand",
+    "digits": "digits",
+    "noisy-digits": "digits, 20 % label noise",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Runs on the same data at one evaluation; of a teacher means over draws of teacher and data."""
+
+    ratio: lj.Interval  # of the variance between runs to err/Kn
+    observed: lj.Interval  # standard deviation of accuracy between runs
+    predicted: lj.Interval  # √(err/Kn)
+    distribution: lj.Interval  # standard deviation of accuracy on the whole distribution
+    disagreement: lj.Interval
+    error: lj.Interval
+    difference: lj.Interval  # disagreement − error
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """Runs on the same data along training."""
+
+    epochs: np.ndarray  # [eval]
+    spreads: Sequence[Spread]
+    num_runs: int
+    num_classes: int
+    num_examples: int
+
+
+NO_RATIO = lj.Interval(float("nan"), float("nan"), float("nan"))
+
+
+def spread_of(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> Spread:
+    """Of [run, example] predictions on one data set."""
+    found = seed_variance(predictions == labels, num_classes=num_classes)
+    pairs = disagreement(predictions, labels)
+    return Spread(
+        ratio=NO_RATIO if found.ratio is None else found.ratio,
+        observed=root(found.observed),
+        predicted=root(found.predicted),
+        distribution=root(found.distribution),
+        disagreement=pairs.disagreement,
+        error=pairs.error,
+        difference=pairs.difference,
+    )
+
+
+def spread_over_draws(predictions: Sequence[np.ndarray], num_classes: int) -> Spread:
+    """Of one [run, example] array a data set, 1 where correct; intervals over data sets."""
+    wrong = [1.0 - correct for correct in predictions]
+    error = np.array([w.mean() for w in wrong])
+    expected = error / (num_classes * np.array([w.shape[1] for w in wrong]))
+    observed = np.array([w.mean(axis=1).var(ddof=1) for w in wrong])
+    # of each example: the variance between runs; two runs of two classes disagree twice as often
+    alone = np.array([w.var(axis=0, ddof=1).mean() for w in wrong])
+    sizes = np.array([w.shape[1] for w in wrong])
+    beyond = sizes / (sizes - 1) * (observed - alone / sizes)  # Jordan (2024), eq. 3
+    return Spread(
+        ratio=mean_interval(observed / expected),
+        observed=root(mean_interval(observed)),
+        predicted=root(mean_interval(expected)),
+        distribution=root(mean_interval(beyond)),
+        disagreement=mean_interval(2 * alone),
+        error=mean_interval(error),
+        difference=mean_interval(2 * alone - error),
+    )
+
+
+def course(history: lj.History, task: Any) -> Course:
+    """Independent runs only: those whose streams all have a seed of their own."""
+    seeds = np.stack([history.seeds[stream] for stream in ("init", "order", "noise")])
+    chosen = history[history.finite & (seeds == seeds[0]).all(axis=0)]
+    num_classes = int(history.info["num_classes"])
+    after = np.flatnonzero(chosen.steps > 0)
+    if "test_logits" in chosen.metrics:
+        predictions, labels = chosen.metrics["test_logits"].argmax(axis=-1), np.asarray(task.splits().test.labels)
+    else:  # of two classes correctness will do, as if all labels were 1
+        predictions = chosen.metrics["test_example_correct"].astype(np.int64)
+        labels = np.ones(predictions.shape[2], dtype=np.int64)
+    spreads = []
+    for evaluation in after:
+        if task is None:
+            draws = np.unique(chosen.seeds["data"])
+            parts = [predictions[chosen.seeds["data"] == draw, evaluation] for draw in draws]
+            spreads.append(spread_over_draws(parts, num_classes))
+        else:
+            spreads.append(spread_of(predictions[:, evaluation], labels, num_classes))
+    return Course(chosen.epochs[after], spreads, chosen.num_members, num_classes, predictions.shape[2])
+
+
+def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
+    teachers = [histories[name] for name in histories if name.startswith("teacher-") and name != "teacher-runs"]
+    parts = {("teacher", metric): components(teachers, metric) for metric in METRICS}
+    del teachers
+    courses = {
+        name: course(histories["teacher-runs"].select(label_noise=noise), None)
+        for name, noise in (("teacher", 0.0), ("noisy-teacher", NOISE))
+    }
+    for name, task in (("italy", ITALY), ("digits", DIGITS), ("noisy-digits", DIGITS)):
+        history = histories[name]
+        parts |= {(name, metric): components([history], metric) for metric in METRICS}
+        courses[name] = course(history, task)
+    return lj.Findings(
+        verdicts=tuple(verdict for name in RUN_NAMES for verdict in verdicts(name, courses[name])),
+        numbers={
+            **{
+                key: value
+                for name in COMPONENT_NAMES
+                for metric in METRICS
+                for key, value in component_numbers(name, metric, parts[name, metric]).items()
+            },
+            **{key: value for name in RUN_NAMES for key, value in spread_numbers(name, courses[name]).items()},
+        },
+        tables={"components": component_table(parts), "spread": spread_table(courses)},
+        notes=(
+            f"Components: {BASE_SEEDS} base seeds of each of {NUM_TEACHERS} teachers (300 training and {TEST:,} test "
+            "examples drawn anew with the data; intervals over teachers), of digits (one split, 1,258 test digits) and "
+            "of ItalyPowerDemand. Real data are not drawn anew, so their variance is that of training alone.",
+            f"Runs on the same data: {RUNS} on each of {DATA_DRAWS} draws of a teacher with its data (intervals over "
+            f"draws), {2 * BASE_SEEDS} on each set of real data (intervals over runs and test examples).",
+            "A stream's share is what it explains alone; interactions are what no stream explains alone. A diamond "
+            "marks what drawing another test set of the same size would give by itself.",
+            "A dense network of two layers of 32, Adam at 0.003; 20 % label noise where it is said.",
+        ),
+    )
+
+
+def scope(name: str) -> str:
+    if name.endswith("teacher"):
+        return "draws of a teacher with its data, and runs"
+    return "runs and test examples; one data set and split"
+
+
+def verdicts(name: str, found: Course) -> list[lj.Verdict]:
+    last, binary = found.spreads[-1], found.num_classes == 2
+    called = f"{RUN_NAMES[name]}, {found.num_examples:,} test examples"
+    if binary:
+        outcome = judge(last.ratio, threshold=1.0, claim="equivalent", smallest=RATIO, num_seeds=found.num_runs)
+    else:
+        outcome = judge(last.ratio, threshold=1.0, num_seeds=found.num_runs)
+    return [
+        lj.Verdict(
+            claim="Q4",
+            statement=VARIANCE_STATEMENT if binary else BOUND_STATEMENT,
+            where=called,
+            contrast=f"variance of accuracy between runs over err/{'2' if binary else 'K'}n",
+            rule=VARIANCE_RULE if binary else BOUND_RULE,
+            estimate=last.ratio,
+            outcome=outcome,
+            num_seeds=found.num_runs,
+            scope=scope(name),
+            note=f"standard deviation {pp(last.observed)}, predicted {pp(last.predicted)}",
+        ),
+        lj.Verdict(
+            claim="Q4",
+            statement=DISAGREEMENT_STATEMENT,
+            where=called,
+            contrast="disagreement of two runs minus their error rate",
+            rule=DISAGREEMENT_RULE,
+            estimate=last.difference,
+            outcome=judge(last.difference, claim="equivalent", smallest=GAP, num_seeds=found.num_runs),
+            num_seeds=found.num_runs,
+            scope=scope(name),
+            note=f"disagreement {last.disagreement}, error {last.error}",
+        ),
+    ]
+
+
+def pp(share: lj.Interval) -> str:
+    return f"{100 * share.estimate:.2f} pp [{100 * share.low:.2f}, {100 * share.high:.2f}]"
+
+
+def component_numbers(name: str, metric: str, found: Components) -> dict[str, lj.Interval]:
+    called = f"{COMPONENT_NAMES[name]}, test {metric}"
+    numbers = {
+        f"{called}: runs not finite": found.nonfinite,
+        f"{called}: standard deviation between runs": found.deviation,
+    }
+    for stream, first, total in zip(found.streams, found.first, found.total, strict=True):
+        numbers[f"{called}: share of its variance by {STREAM_NAMES[stream]} alone"] = first
+        numbers[f"{called}: … with its interactions"] = total
+    numbers[f"{called}: share by interactions"] = found.interactions
+    if found.sampling is not None:
+        numbers[f"{called}: share that {TEST:,} fresh test examples alone would give"] = found.sampling
+    return numbers
+
+
+def spread_numbers(name: str, found: Course) -> dict[str, lj.Interval]:
+    last, called = found.spreads[-1], f"{RUN_NAMES[name]}, runs on the same data"
+    return {
+        f"{called}: standard deviation of test accuracy": last.observed,
+        f"{called}: … as predicted, √(err/{found.num_classes}n)": last.predicted,
+        f"{called}: … on the whole distribution": last.distribution,
+        f"{called}: error rate": last.error,
+        f"{called}: disagreement": last.disagreement,
+    }
+
+
+# What is plotted ---------------------------------------------------------------------------------------------------
+
+
+def component_table(parts: Mapping[tuple[str, str], Components]) -> dict[str, np.ndarray]:
+    rows: dict[str, list[Any]] = {
+        key: [] for key in ("task", "metric", "part", "share", "share_low", "share_high", "deviation", "sampling")
+    }
+    for (name, metric), found in parts.items():
+        shares = {STREAM_NAMES[stream]: first for stream, first in zip(found.streams, found.first, strict=True)}
+        sampled = float("nan") if found.sampling is None else found.sampling.estimate
+        for part, share in (shares | {"interactions": found.interactions}).items():
+            values = (name, metric, part, share.estimate, share.low, share.high, found.deviation.estimate, sampled)
+            for key, value in zip(rows, values, strict=True):
+                rows[key].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+SPREADS = ("predicted", "observed", "error", "disagreement", "ratio")
+
+
+def spread_table(courses: Mapping[str, Course]) -> dict[str, np.ndarray]:
+    rows: dict[str, list[Any]] = {key: [] for key in ("task", "epoch")}
+    rows |= {f"{key}{end}": [] for key in SPREADS for end in ("", "_low", "_high")}
+    for name, found in courses.items():
+        for epoch, one in zip(found.epochs, found.spreads, strict=True):
+            values: list[Any] = [name, epoch]
+            for key in SPREADS:
+                interval = getattr(one, key)
+                values += [interval.estimate, interval.low, interval.high]
+            for key, value in zip(rows, values, strict=True):
+                rows[key].append(value)
+    return {key: np.array(column) for key, column in rows.items()}
+
+
+def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
+    from lossjax.reports import selecting
+
+    shares, spread = findings.tables["components"], findings.tables["spread"]
+
+    def bar(name: str, metric: str) -> selecting.Parts:
+        rows = (shares["task"] == name) & (shares["metric"] == metric)
+        deviation, sampled = (float(shares[key][rows][0]) for key in ("deviation", "sampling"))
+        return selecting.Parts(
+            label=metric,
+            group=COMPONENT_NAMES[name],
+            shares=dict(zip(shares["part"][rows].tolist(), shares["share"][rows].tolist(), strict=True)),
+            deviation=f"sd {100 * deviation:.2f} pp" if metric == "accuracy" else f"sd {deviation:.3f} nats",
+            mark=None if np.isnan(sampled) else sampled,
+        )
+
+    def points(name: str, x: str, y: str) -> selecting.Points:
+        rows = spread["task"] == name
+        return selecting.Points(RUN_NAMES[name], *(spread[key][rows] for key in (x, y, f"{y}_low", f"{y}_high")))
+
+    return {
+        "components": lj.Figure(
+            selecting.variance_parts(
+                [bar(name, metric) for name in COMPONENT_NAMES for metric in METRICS],
+                mark="what another test set of this size gives",
+            ),
+            "Where the variance between runs comes from: shares of first order by stream, and standard deviations "
+            "between runs whose streams are all drawn anew. A teacher's data are drawn anew, test examples included; "
+            "real data are not.",
+        ),
+        "predicted_spread": lj.Figure(
+            selecting.against_equality(
+                [points(name, "predicted", "observed") for name in RUN_NAMES],
+                [points(name, "error", "disagreement") for name in RUN_NAMES],
+                labels=[
+                    ("Variance between runs", "predicted √(err/Kn), pp", "observed standard deviation, pp"),
+                    ("Disagreement of two runs", "error rate", "disagreement"),
+                ],
+            ),
+            "Runs on the same data, from early in training (hollow) to its end (filled), with 95 % intervals. Left: "
+            "standard deviations of test accuracy against err/2n (a lower bound with ten classes). Right: how "
+            "often two runs disagree against how often one is wrong.",
+        ),
+    }
+
+
+experiment = lj.Experiment(
+    name="seed_variance",
+    question="Where does the variance between runs come from, and is its size what the error rate predicts?",
+    claims=("Q4",),
+    sweep=sweep,
+    analyse=analyse,
+    plot=plot,
+)
+
+if __name__ == "__main__":
+    lj.main(experiment)
