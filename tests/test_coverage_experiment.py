@@ -90,6 +90,42 @@ def test_a_flat_tail_is_flat():
     assert np.corrcoef(values[3], values[4])[0, 1] == pytest.approx(0.9, abs=0.01)
 
 
+def test_kendalls_tau_is_that_of_normals():
+    """Counted over pairs of a hundred thousand configurations, each of the means that the case is drawn with."""
+    case = coverage.Kendall(0.5, 1.0, 30, 5)
+    rng = np.random.default_rng(1)
+    quality = rng.standard_normal((2, 100_000, 1))
+    quality[1] = 0.5 * quality[0] + np.sqrt(0.75) * quality[1]
+    error = rng.standard_normal((2, 100_000, 5))
+    error[1] = 0.5 * error[0] + np.sqrt(0.75) * error[1]
+    first, second = (quality + error).mean(axis=2)
+    assert case.tau == pytest.approx(stats.kendalltau(first, second).statistic, abs=0.008)
+
+
+@pytest.mark.parametrize(
+    "case", [coverage.Shares(1.0, 0.5, 1.0, 200, False), coverage.Shares(0.6, 0.3, 0.0, 200, True)]
+)
+def test_variance_shares_are_those_of_many_draws(case):
+    """By their definitions: the variance of a mean over the other streams, and of what is left when they are kept."""
+    rng = np.random.default_rng(2)
+    data, init = (rng.standard_normal((2, 400_000)) for _ in range(2))
+    order, noise = (rng.standard_normal((2, 400_000)) for _ in range(2))
+
+    def value(d, i, o, n):
+        f = case.data * d + case.init * i + case.product * o * n
+        return np.exp(f) if case.skewed else f
+
+    base = value(data[0], init[0], order[0], noise[0])
+    first, total = case.truth()
+    kept = value(data[0], init[1], order[1], noise[1])  # the data alone
+    assert first["data"] == pytest.approx(np.cov(base, kept)[0, 1] / base.var(), abs=0.015)
+    redrawn = value(data[0], init[1], order[0], noise[0])
+    assert total["init"] == pytest.approx(np.mean((base - redrawn) ** 2) / 2 / base.var(), abs=0.015)
+    if not case.skewed:
+        redrawn = value(data[0], init[0], order[1], noise[0])
+        assert total["order"] == pytest.approx(np.mean((base - redrawn) ** 2) / 2 / base.var(), abs=0.015)
+
+
 def test_every_case_is_a_draw_of_what_its_rows_name():
     for name, (_, case) in coverage.cases().items():
         small = name in ("OneModel-2-1.5-1.0-0.0-200", "TwoModels-2-1.5-0.6-0.5-0.9-0.4-0.9-200")

@@ -75,7 +75,8 @@ def lines(
         columns = list(dict.fromkeys(panel.title for panel in panels))
         figure = _figure(width=9, height=0.9 + (2.9 if len(rows) == 1 else 2.4 * len(rows)))
         axes = figure.subplots(len(rows), len(columns), sharex="col", sharey="row" if share_y else False, squeeze=False)
-        labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
+        fullest_first = sorted(panels, key=lambda panel: -len(panel.lines))
+        labels = list(dict.fromkeys(line.label for panel in fullest_first for line in panel.lines))
         for panel in panels:
             ax = axes[rows.index(panel.row), columns.index(panel.title)]
             if negligible is not None:
@@ -84,8 +85,8 @@ def lines(
                 ax.axhline(reference, color="#444444", linewidth=0.9, zorder=1)
             for line in panel.lines:
                 colour = _colour(line.label, labels)
-                style = (0, (4, 2)) if line.dashed else "-"
-                ax.plot(line.x, line.y, "o", linestyle=style, color=colour, markersize=3.5)
+                style = "dashed" if line.dashed else "solid"
+                ax.plot(line.x, line.y, marker="o", linestyle=style, color=colour, markersize=3.5, clip_on=False)
                 ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
             _counts(ax, np.unique(np.concatenate([line.x for line in panel.lines])))
             if percent:
@@ -104,12 +105,13 @@ def lines(
                 color=_colour(label, labels),
                 marker="o",
                 markersize=3.5,
-                linestyle=(0, (4, 2)) if label in dashed else "-",
+                linestyle="dashed" if label in dashed else "solid",
                 label=label,
             )
             for label in labels
         ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False)
+        ncols = 4 if sum(map(len, labels)) < 70 else 2
+        figure.legend(handles=handles, loc="outside upper left", ncols=ncols, frameon=False)
         return figure
 
 
