@@ -78,7 +78,7 @@ def pool(index: int, noises: Sequence[float] = ()) -> lj.Hyperparams:
     return lj.Hyperparams(**{name: column.astype(np.float32) for name, column in values.items()})
 
 
-EPOCHS = {"teacher": 40, "digits": 20, "italy": 60}
+EPOCHS = {"teacher": 60, "digits": 30, "italy": 200}  # the default has 500 steps or more to learn in
 SPLITS = {"teacher": 1, "digits": 2, "italy": 2}  # of each pool
 
 
