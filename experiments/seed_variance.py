@@ -475,8 +475,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 [points(name, "predicted", "observed") for name in RUN_NAMES],
                 [points(name, "error", "disagreement") for name in RUN_NAMES],
                 labels=[
-                    ("Variance between runs", "predicted √(err/Kn), pp", "observed standard deviation, pp"),
-                    ("Disagreement of two runs", "error rate", "disagreement"),
+                    ("Spread of accuracy between runs", "predicted, √(err/Kn)", "observed standard deviation", " pp"),
+                    ("Disagreement of two runs", "error rate", "disagreement", " %"),
                 ],
             ),
             "Runs on the same data, from early in training (hollow) to its end (filled), with 95 % intervals. Left: "

@@ -70,7 +70,7 @@ def test_parts_are_stacked_and_the_mark_stands_where_it_belongs():
 def test_equality_is_the_diagonal(scale):
     x = scale * np.array([0.01, 0.02])
     left = [selecting.Points("teacher", x, 2 * x, x, 3 * x)]
-    figure = selecting.against_equality(left, left, labels=[("a", "x", "y"), ("b", "x", "y")])
+    figure = selecting.against_equality(left, left, labels=[("a", "x", "y", " pp"), ("b", "x", "y", " %")])
     for ax in figure.axes:
         assert ax.get_xlim() == ax.get_ylim()
         diagonal = [one for one in ax.get_lines() if one.get_marker() == "None"]

@@ -90,7 +90,7 @@ def lines(
                 ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
             _counts(ax, np.unique(np.concatenate([line.x for line in panel.lines])))
             if percent:
-                ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=percent))
+                ax.yaxis.set_major_formatter(_hundredths(percent))
         for name, ax in zip(columns, axes[0], strict=True):
             ax.set_title(textwrap.fill(name, 22))
         for name, ax in zip(rows, axes[:, 0], strict=True):
@@ -141,7 +141,7 @@ def regret_matrices(
             ax.set_visible(False)
         for matrix, ax in zip(matrices, axes.flat, strict=False):
             largest = np.maximum(np.nanmax(matrix.cost, axis=0), 1e-12)
-            ax.imshow(np.clip(matrix.cost / largest, 0, 1), cmap="Oranges", vmin=0, vmax=1.25, aspect="auto")
+            ax.imshow(np.clip(matrix.cost / largest, 0, 1), cmap="Oranges", vmin=0, vmax=1.6, aspect="auto")
             for row, column in np.ndindex(matrix.cost.shape):
                 reach = (matrix.high - matrix.low)[row, column] / 2
                 scale, digits, unit = (100, 1, " pp") if percent[column] else (1, 3, "")
@@ -237,13 +237,15 @@ class Points:
 
 
 def against_equality(
-    left: Sequence[Points], right: Sequence[Points], *, labels: Sequence[tuple[str, str, str]], percent: str = " %"
+    left: Sequence[Points], right: Sequence[Points], *, labels: Sequence[tuple[str, str, str, str]]
 ) -> Figure:
-    """Two logarithmic scatters with the line of equality: (title, x, y) of each in ``labels``."""
+    """Two logarithmic scatters with the line of equality; ``labels`` are (title, x, y, unit of hundredths) of each."""
     with _style():
         figure = _figure(width=9, height=4.7)
         names = list(dict.fromkeys(points.label for points in (*left, *right)))
-        for ax, courses, (title, x_label, y_label) in zip(figure.subplots(1, 2), (left, right), labels, strict=True):
+        for ax, courses, (title, x_label, y_label, unit) in zip(
+            figure.subplots(1, 2), (left, right), labels, strict=True
+        ):
             for points in courses:
                 colour = PALETTE[names.index(points.label) % len(PALETTE)]
                 ax.vlines(points.x, points.low, points.high, color=colour, linewidth=1.2, alpha=0.8)
@@ -259,7 +261,7 @@ def against_equality(
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
                 axis.set_minor_locator(NullLocator())
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}{percent}"))
+                axis.set_major_formatter(_hundredths(unit))
             ax.set_aspect("equal")
             ax.set_title(title)
             ax.set_xlabel(x_label)
@@ -268,12 +270,16 @@ def against_equality(
             Line2D([], [], color=PALETTE[i % len(PALETTE)], marker="o", markersize=6, linewidth=0.8, label=name)
             for i, name in enumerate(names)
         ]
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False)
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False)
         return figure
 
 
 def _colour(label: str, labels: Sequence[str]) -> str:
     return COLOURS.get(label, PALETTE[labels.index(label) % len(PALETTE)])
+
+
+def _hundredths(unit: str) -> FuncFormatter:
+    return FuncFormatter(lambda value, _: f"{100 * value:.3g}{unit}".replace("-", "−"))
 
 
 def _counts(ax: Axes, values: _Series) -> None:
