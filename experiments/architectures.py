@@ -44,11 +44,11 @@ MODELS = {
 MODEL_NAMES = {"lstm": "LSTM", "conv": "convolution", "transformer": "transformer"}
 TASKS = {
     "places": lj.tasks.PlaceNames(val_fraction=0.05),
-    "words": lj.tasks.NextWord(context_length=8, num_train=24_000, num_val=2000, num_test=5000),
+    "words": lj.tasks.NextWord(context_length=8, num_train=24_000, num_val=1500, num_test=5000),
 }
 TASK_NAMES = {"places": "place names", "words": "next word"}
 RATES = (3e-3, 1e-2)
-EPOCHS = {"laptop": 6, "paper": 30}
+EPOCHS = {"laptop": 4, "paper": 30}
 SEEDS = {"laptop": 6, "paper": 50, "smoke": 2}
 
 

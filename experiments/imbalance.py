@@ -85,11 +85,11 @@ def teacher(slope: float, scale: str) -> lj.tasks.Teacher:
 
 def sweep(scale: str) -> lj.Sweep:
     def cell(
-        task: Any, model: Any, objective: Any = "cross_entropy", adjusted: float | None = None, num_evals: int = 10
+        task: Any, model: Any, objective: Any = "cross_entropy", adjusted: float | None = None, num_evals: int = 8
     ) -> lj.Cell:
         config = lj.TrainConfig(
             batch_size=64,
-            **({"num_steps": 10} if scale == "smoke" else {"epochs": 5 if scale == "laptop" else 20}),
+            **({"num_steps": 10} if scale == "smoke" else {"epochs": 4 if scale == "laptop" else 20}),
             num_evals=num_evals,
             objective=objective,
             measure=lj.Measure(splits=("test",), adjusted=adjusted),
