@@ -598,7 +598,7 @@ def onset_table(found: Mapping[str, Mapping[str, Doses]]) -> dict[str, np.ndarra
     }
     for place in PLACES:
         for key in ONSETS:
-            for dose, one in found[place.name][key].items():
+            for dose, one in found[place.name].get(key, {}).items():
                 curve = one.onset.curve(one.num_evals)
                 columns["place"] += [place.name] * len(curve)
                 columns["remedy"] += [key] * len(curve)
