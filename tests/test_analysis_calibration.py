@@ -32,6 +32,21 @@ def test_scores_of_one_example_by_hand():
     assert found.tied.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("margin", [0.569, 0.6269, 0.6849, 3.0])
+def test_a_small_set_that_is_all_right(margin):
+    """Its temperature balances the penalty; Newton's steps alone go round in circles there."""
+    logits, labels = np.tile([0.0, margin], (5, 1)), np.ones(5, dtype=int)
+
+    def penalised(inverse_log):
+        return 5 * np.log1p(np.exp(-margin * np.exp(inverse_log))) + inverse_log**2 / 2
+
+    best = optimize.minimize_scalar(penalised, bounds=(0, 4), method="bounded", options={"xatol": 1e-10}).x
+    found = calibration.fit_temperature(logits, labels, np.arange(5), 5)
+    assert found.temperature == pytest.approx(np.exp(-best), rel=1e-5)
+    together = calibration.refined_losses(np.stack([logits, -logits]), labels, np.arange(5), 5)
+    np.testing.assert_allclose(together[0], found.refined)
+
+
 @pytest.mark.parametrize("num_classes", [2, 5])
 def test_many_models_at_once_are_refined_as_each_alone(num_classes):
     """Also where the optimum is at an edge of the bracket, and where Newton's step leaves it."""

@@ -137,7 +137,7 @@ def test_figures_need_the_tables_alone(tmp_path):
     found = findings()
     # better configurations are better by every metric on 400 examples, and one run tells nearly all
     kept = found.numbers["digits, 400 validation examples: order kept by loss"]
-    assert kept.estimate > 0.9
+    assert kept.estimate > 0.85
     write_findings(found, tmp_path)
     figures = EXPERIMENT.plot(read_findings(tmp_path))
     assert set(figures) == {"accuracy_by_selector", "regret_matrix", "order_kept"}

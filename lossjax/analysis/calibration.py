@@ -215,6 +215,7 @@ def _minimise_each(
     """``_minimise`` of each model."""
     value = guess.copy()
     low, high = np.full_like(value, -math.log(BRACKET)), np.full_like(value, math.log(BRACKET))
+    last, before = (np.full_like(value, np.inf) for _ in range(2))
     left = np.arange(len(value))  # models that have not converged
     for _ in range(100):
         z, slope = shifted[left], np.exp(value[left])[:, None]
@@ -227,12 +228,14 @@ def _minimise_each(
         curvature = (first + slope**2 * (second - mean**2)).sum(axis=1) + 1
         low[left] = np.where(gradient > 0, low[left], value[left])
         high[left] = np.where(gradient > 0, value[left], high[left])
-        following = value[left] - gradient / np.where(curvature > 0, curvature, np.nan)
-        inside = (low[left] <= following) & (following <= high[left])  # false for nan
-        following = np.where(inside, following, (low[left] + high[left]) / 2)
-        moved = np.abs(following - value[left]) >= 1e-8
+        step = gradient / np.where(curvature > 0, curvature, np.nan)
+        following = value[left] - step
+        # false for nan
+        newton = (low[left] <= following) & (following <= high[left]) & (np.abs(step) <= before[left] / 2)
+        following = np.where(newton, following, (low[left] + high[left]) / 2)
+        last[left], before[left] = np.abs(following - value[left]), last[left]
         value[left] = following
-        left = left[moved]
+        left = left[last[left] >= 1e-8]
         if len(left) == 0:
             return value
     raise ArithmeticError(f"{len(left)} temperatures did not converge")
@@ -247,11 +250,14 @@ def _minimise(
 ) -> float:
     """log 1/T at the minimum of Σ ℓ + ½ (log T)² over the chosen examples.
 
-    Newton, with bisection where it would leave the bracket. ``start`` holds the first and second derivatives of all
-    examples at the guess, where they are known.
+    Newton, with bisection where it would leave the bracket, and where a step is more than half the one before the last
+    (as Press et al. 2007, sec. 9.4): where all examples but a few are sure and right, its steps would be short long
+    before the minimum. ``start`` holds the first and second derivatives of all examples at the guess, where they are
+    known.
     """
     low, high = -math.log(BRACKET), math.log(BRACKET)
     value = guess
+    last, before = math.inf, math.inf  # how far the last step went, and the one before it
     for _ in range(100):
         if start is None:
             _, gradients, curvatures = _derivatives(shifted, label_logits, value, chosen)
@@ -261,9 +267,10 @@ def _minimise(
         low, high = (low, value) if gradient > 0 else (value, high)
         step = gradient / curvature if curvature > 0 else math.inf
         following = value - step
-        if not low <= following <= high:
+        if not low <= following <= high or abs(step) > before / 2:
             following = (low + high) / 2
-        if abs(following - value) < 1e-8:
+        last, before = abs(following - value), last
+        if last < 1e-8:
             return following
         value = following
     raise ArithmeticError(f"the temperature did not converge; the bracket of log 1/T is [{low}, {high}]")
