@@ -62,6 +62,7 @@ WIDTHS = {"laptop": (16, 32), "paper": (32, 64, 128), "smoke": (16,)}
 EPOCHS = {"laptop": 4, "paper": 16}
 SEEDS = {"laptop": 8, "paper": 32, "smoke": 2}
 GROUPS = ("head", "middle", "tail")
+FATES = {"reversed": "no longer inverted", "unresolved": "not resolved", "persists": "still inverted"}
 
 
 def sweep(scale: str) -> lj.Sweep:
@@ -171,13 +172,15 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
         "inverted share with losses at T*": order.tempered.rate,
         "Kendall's τ_b of loss and accuracy": order.kendall,
         "Kendall's τ_b with losses at T*": order.tempered.kendall,
-        **{f"inverted pairs that at T* are {fate}": share for fate, share in order.fates.items()},
+        **{f"inverted pairs that at T* are {FATES[fate]}": share for fate, share in order.fates.items()},
         "two runs that differ in seed only: loss and accuracy disagree": same_condition(found),
         "two conditions, one run each: loss and accuracy disagree": one_run_each(found),
-        "loss of the class prior alone (nats)": known(prior.loss),
-        "accuracy of the class prior alone": known(prior.accuracy),
-        "loss of the uniform distribution (nats)": known(chance.loss),
-        "share of test examples whose class was seen at least 5 times": known(float(often.mean())),
+    }
+    of_the_split = {
+        "loss of the class prior alone (nats)": prior.loss,
+        "accuracy of the class prior alone": prior.accuracy,
+        "loss of the uniform distribution (nats)": chance.loss,
+        "share of test examples whose class was seen at least 5 times": float(often.mean()),
     }
     where = "place names, 2,800 classes; convolutional network, 30 conditions"
     where = where.replace("30", str(len(found.names))).replace("2,800", f"{len(counts):,}")
@@ -230,7 +233,7 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
                 note=f"{len(pairs)} inverted pairs; the head has {np.mean(found.group == 0):.0%} of the test examples",
             ),
         ),
-        numbers=numbers,
+        numbers=numbers | {name: lj.Interval(value, *[float("nan")] * 2) for name, value in of_the_split.items()},
         tables={
             "conditions": condition_table(found),
             "references": {
@@ -246,13 +249,9 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
             f"A town's features: {'; '.join(FEATURE_NAMES.values())}.",
             "Loss and accuracy are of the test split at the end of training; nothing was selected.",
             f"Runs not finite: {int((~found.finite).sum())} of {found.loss.size}.",
+            *(f"{name}: computed from this split's labels, not estimated" for name in of_the_split),
         ),
     )
-
-
-def known(value: float) -> lj.Interval:
-    """A number of this split, computed and not estimated."""
-    return lj.Interval(value, value, value)
 
 
 def inverted_pairs(found: Conditions, order: Inversions) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from lossjax.analysis.attribution import Cell
 from lossjax.analysis.interval import Interval
@@ -97,6 +97,7 @@ def loss_against_accuracy(
             ax.text(0.99, 0.99, "\n".join(away), transform=ax.transAxes, ha="right", va="top", color=_GREY, fontsize=9)
         ax.set_xlabel("test loss (nats)")
         ax.set_ylabel("test accuracy")
+        ax.yaxis.set_major_locator(MultipleLocator(0.05))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handletextpad=0.2)
         return figure
@@ -125,6 +126,7 @@ def taken_apart(
             ax.axhline(0, color="#444444", linewidth=0.8)
             ticks = [str(parts[at]).replace("→", "→\n") for at in chosen]
             ax.set_xticks(x, [*ticks, "sum"], fontsize=8.5)
+            ax.set_xlim(-0.6, x[-1] + 0.6)
             ax.set_title(way)
         axes[0].set_ylabel("contribution to ΔL (nats)")
         figure.suptitle(title, x=0.005, ha="left", fontsize=11)
