@@ -322,7 +322,8 @@ def in_words(found: Conditions, pair: tuple[int, int], apart: Comparison) -> str
     return (
         f"One inverted pair, the one in which both differ most: from “{a}” to “{b}” the loss changes by "
         f"{apart.delta_loss.estimate:+.3f} nats {spelled(apart.delta_loss)} and the accuracy by "
-        f"{100 * apart.delta_accuracy.estimate:+.2f} points. Of the loss: {cells}; by the classes' training frequency, "
+        f"{100 * apart.delta_accuracy.estimate:+.2f} points [{100 * apart.delta_accuracy.low:+.2f}, "
+        f"{100 * apart.delta_accuracy.high:+.2f}]. Of the loss: {cells}; by the classes' training frequency, "
         f"{groups}.{repaired} Regime {apart.refinement}."
     )
 
