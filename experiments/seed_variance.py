@@ -328,8 +328,10 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             "of ItalyPowerDemand. Real data are not drawn anew, so their variance is that of training alone.",
             f"Runs on the same data: {RUNS} on each of {DATA_DRAWS} draws of a teacher with its data (intervals over "
             f"draws), {2 * BASE_SEEDS} on each set of real data (intervals over runs and test examples).",
-            "A stream's share is what it explains alone; interactions are what no stream explains alone. A diamond "
+            "A stream's share is what it explains alone; interactions are what no stream explains alone. A triangle "
             "marks what drawing another test set of the same size would give by itself.",
+            "With other data, label noise and the order fall on other examples, so most of their effect is an "
+            "interaction with the data where those are drawn anew.",
             "A dense network of two layers of 32, Adam at 0.003; 20 % label noise where it is said.",
         ),
     )
@@ -388,7 +390,7 @@ def component_numbers(name: str, metric: str, found: Components) -> dict[str, lj
     }
     for stream, first, total in zip(found.streams, found.first, found.total, strict=True):
         numbers[f"{called}: share of its variance by {STREAM_NAMES[stream]} alone"] = first
-        numbers[f"{called}: … with its interactions"] = total
+        numbers[f"{called}: … and with the interactions of {STREAM_NAMES[stream]}"] = total
     numbers[f"{called}: share by interactions"] = found.interactions
     if found.sampling is not None:
         numbers[f"{called}: share that {TEST:,} fresh test examples alone would give"] = found.sampling
@@ -397,13 +399,26 @@ def component_numbers(name: str, metric: str, found: Components) -> dict[str, lj
 
 def spread_numbers(name: str, found: Course) -> dict[str, lj.Interval]:
     last, called = found.spreads[-1], f"{RUN_NAMES[name]}, runs on the same data"
+    binomial = [
+        np.sqrt(error * (1 - error) / found.num_examples)
+        for error in (last.error.estimate, last.error.low, last.error.high)
+    ]
     return {
+        f"{called}: standard error of one accuracy, for its {found.num_examples:,} test examples": lj.Interval(
+            *sorted_bounds(binomial)
+        ),
         f"{called}: standard deviation of test accuracy": last.observed,
         f"{called}: … as predicted, √(err/{found.num_classes}n)": last.predicted,
         f"{called}: … on the whole distribution": last.distribution,
         f"{called}: error rate": last.error,
         f"{called}: disagreement": last.disagreement,
     }
+
+
+def sorted_bounds(values: Sequence[float]) -> tuple[float, float, float]:
+    """(estimate, low, high) of what falls where the error rises beyond one half."""
+    estimate, *bounds = (float(value) for value in values)
+    return estimate, min(bounds), max(bounds)
 
 
 # What is plotted ---------------------------------------------------------------------------------------------------
@@ -468,7 +483,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             ),
             "Where the variance between runs comes from: shares of first order by stream, and standard deviations "
             "between runs whose streams are all drawn anew. A teacher's data are drawn anew, test examples included; "
-            "real data are not.",
+            "real data are not. The triangle marks what a fresh test set alone would give.",
         ),
         "predicted_spread": lj.Figure(
             selecting.against_equality(

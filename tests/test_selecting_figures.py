@@ -61,7 +61,7 @@ def test_parts_are_stacked_and_the_mark_stands_where_it_belongs():
     ]
     (ax,) = selecting.variance_parts(bars, mark="test set").axes
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches[:3]] == [(0, 0.5), (0.5, 0), (0.5, 0.5)]
-    marks = [one for one in ax.get_lines() if one.get_marker() == "D"]
+    marks = [one for one in ax.get_lines() if one.get_marker() == "v"]
     assert [one.get_xdata()[0] for one in marks] == [0.3]
     assert "50 %" in [text.get_text() for text in ax.texts]
 

@@ -174,7 +174,7 @@ class Parts:
 
 
 def variance_parts(bars: Sequence[Parts], *, mark: str) -> Figure:
-    """Stacked shares of a variance, a bar a metric, in groups; a diamond where ``mark`` alone would reach."""
+    """Stacked shares of a variance, a bar a metric, in groups; a triangle where ``mark`` alone would reach."""
     with _style():
         groups = list(dict.fromkeys(bar.group for bar in bars))
         figure = _figure(width=9, height=1.2 + 0.33 * len(bars) + 0.3 * len(groups))
@@ -197,7 +197,8 @@ def variance_parts(bars: Sequence[Parts], *, mark: str) -> Figure:
                     ax.text(left + width / 2, y + 0.5, text, ha="center", va="center", color=ink, fontsize=9)
                 left += width
             if bar.mark is not None:
-                ax.plot([bar.mark], [y + 0.5], "D", markersize=6, color="white", markeredgecolor="#222222", zorder=5)
+                # on the upper edge, where it hides no number
+                ax.plot([bar.mark], [y + 0.08], "v", markersize=7, color="white", markeredgecolor="#222222", zorder=5)
             ax.annotate(
                 bar.deviation,
                 (1, y + 0.5),
@@ -219,7 +220,7 @@ def variance_parts(bars: Sequence[Parts], *, mark: str) -> Figure:
         handles: list[Patch | Line2D] = [Patch(color=COLOURS[part], label=part) for part in parts]
         if any(bar.mark is not None for bar in bars):
             handles.append(
-                Line2D([], [], marker="D", color="white", markeredgecolor="#222222", linestyle="", label=mark)
+                Line2D([], [], marker="v", color="white", markeredgecolor="#222222", linestyle="", label=mark)
             )
         figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1, frameon=False)
         return figure
@@ -241,7 +242,7 @@ def against_equality(
 ) -> Figure:
     """Two logarithmic scatters with the line of equality; ``labels`` are (title, x, y, unit of hundredths) of each."""
     with _style():
-        figure = _figure(width=9, height=4.7)
+        figure = _figure(width=9, height=5.0)
         names = list(dict.fromkeys(points.label for points in (*left, *right)))
         for ax, courses, (title, x_label, y_label, unit) in zip(
             figure.subplots(1, 2), (left, right), labels, strict=True
@@ -259,10 +260,10 @@ def against_equality(
             ax.plot([low, high], [low, high], color="#444444", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
             for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
                 axis.set_minor_locator(NullLocator())
                 axis.set_major_formatter(_hundredths(unit))
-            ax.set_aspect("equal")
+            ax.set_box_aspect(1)
             ax.set_title(title)
             ax.set_xlabel(x_label)
             ax.set_ylabel(y_label)
@@ -275,7 +276,11 @@ def against_equality(
 
 
 def _colour(label: str, labels: Sequence[str]) -> str:
-    return COLOURS.get(label, PALETTE[labels.index(label) % len(PALETTE)])
+    """Its own, or one that no label here has for its own."""
+    if label in COLOURS:
+        return COLOURS[label]
+    free = [colour for colour in PALETTE if colour not in {COLOURS.get(other) for other in labels}]
+    return free[[other for other in labels if other not in COLOURS].index(label) % len(free)]
 
 
 def _hundredths(unit: str) -> FuncFormatter:
