@@ -275,9 +275,9 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     def line(name: str, stage: str) -> selecting.Line:
         rows = (table["task"] == name) & (table["stage"] == stage)
-        columns = (table[key][rows] for key in ("tried", "advantage", "advantage_low", "advantage_high"))
+        x, y, low, high = (table[key][rows] for key in ("tried", "advantage", "advantage_low", "advantage_high"))
         # dashed: on real data it lies on the line of fresh seeds
-        return selecting.Line(STAGES[stage], *columns, dashed=stage == "fresh")
+        return selecting.Line(STAGES[stage], x, y, low, high, dashed=stage == "fresh")
 
     def panel(name: str) -> selecting.LinePanel:
         stages = [stage for stage in STAGES if np.any((table["task"] == name) & (table["stage"] == stage))]

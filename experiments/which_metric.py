@@ -325,9 +325,9 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     differences, regrets, reliability = (findings.tables[name] for name in ("differences", "regret", "reliability"))
 
-    def line(table: Mapping[str, np.ndarray], rows: np.ndarray, value: str, label: str, dashed: bool) -> selecting.Line:
-        columns = (table[key][rows] for key in ("size", value, f"{value}_low", f"{value}_high"))
-        return selecting.Line(label, *columns, dashed=dashed)
+    def line(table: Mapping[str, np.ndarray], rows: np.ndarray, value: str, label: str) -> selecting.Line:
+        x, y, low, high = (table[key][rows] for key in ("size", value, f"{value}_low", f"{value}_high"))
+        return selecting.Line(label, x, y, low, high)
 
     def gains(task: str) -> selecting.LinePanel:
         return selecting.LinePanel(
@@ -338,7 +338,6 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                     (differences["task"] == task) & (differences["selector"] == metric),
                     "gain",
                     METRICS[metric],
-                    False,
                 )
                 for metric in SELECTORS
                 if metric != "accuracy"
@@ -350,7 +349,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         return selecting.LinePanel(
             TASK_NAMES[task],
             [
-                line(reliability, mine & (reliability["metric"] == metric), "kept", METRICS[metric], False)
+                line(reliability, mine & (reliability["metric"] == metric), "kept", METRICS[metric])
                 for metric in SELECTORS
             ],
             row="all pairs" if pairs == "all" else "both in the better half",
