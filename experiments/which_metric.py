@@ -195,7 +195,8 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             "weight decay 0.001–3, label smoothing 0–0.3, scale of the initial parameters 0.5–2); two searches a seed, "
             "the seed being the unit of the intervals. The configurations are one draw.",
             "Held-out examples are dealt once: 40 % validation, of which each seed draws its own sets, 30 % test, 30 % "
-            "for the oracle of the regrets. Of 1,500 of a teacher, 1,258 digits, 1,029 days of ItalyPowerDemand.",
+            "for the oracle of the regrets; of real data, which part is the harder one is chance. Of 1,500 of a "
+            "teacher, 1,258 digits, 1,029 days of ItalyPowerDemand.",
             "A teacher's seeds have a teacher and data of their own; digits and ItalyPowerDemand are one data set and "
             "one split each, so their intervals are over seeds of training on these data and over validation sets.",
             "Order kept: of a random pair of configurations, whether the metric on so many validation examples puts "
@@ -252,7 +253,7 @@ def numbers(
         ]
         for metric, label in METRICS.items():
             numbers[f"{called}: order kept by {label}"] = reliable[size, metric].kept
-            numbers[f"{called}: … in the better half"] = reliable[size, metric].kept_top
+            numbers[f"{called}: … by {label} in the better half"] = reliable[size, metric].kept_top
     return numbers
 
 
@@ -371,10 +372,11 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 percent=" pp",
                 reference=0.0,
                 negligible=(-SMALLEST, SMALLEST),
+                share_y=False,
             ),
             "Test accuracy of the configuration that is best by another metric on validation, minus that of the one "
             "with the highest validation accuracy, of 16 random ones, with 95 % intervals. Grey: less than half a "
-            "percentage point.",
+            "percentage point. The scales differ.",
         ),
         "regret_matrix": lj.Figure(
             selecting.regret_matrices(
