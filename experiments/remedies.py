@@ -508,8 +508,8 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         rows += own
         verdicts += without_rows
     # in the order of claims, then of remedies, then of places
-    order = {name: n for n, name in enumerate(dict.fromkeys(row.name for row in rows))}
-    verdicts = sorted([*judged(rows), *verdicts], key=lambda v: (v.claim, order.get(v.where.split(": ")[1], 0)))
+    order = {name: n for n, name in enumerate(dict.fromkeys(["learning rate", *(row.name for row in rows)]))}
+    verdicts = sorted([*judged(rows), *verdicts], key=lambda v: (v.claim, order[v.where.split(": ")[1]]))
     return lj.Findings(
         verdicts=tuple(verdicts),
         numbers={key: value for place in PLACES for key, value in numbers(place, found[place.name]).items()},
@@ -639,12 +639,12 @@ SHORT = {
     "stop-loss": "early stopping",
     "rate": "learning rate,\nAdam",
     "momentum": "learning rate,\nmomentum",
-    "steps": "training examples,\nsame steps",
-    "epochs": "training examples,\nsame epochs",
+    "steps": "examples,\nsame steps",
+    "epochs": "examples,\nsame epochs",
     "dropout": "dropout",
-    "l2": "L2 in the gradient",
-    "decay": "decoupled decay",
-    "smoothing": "label smoothing",
+    "l2": "L2 in\nthe gradient",
+    "decay": "decoupled\nweight decay",
+    "smoothing": "label\nsmoothing",
 }
 DOSE_LABELS = {
     "stop-loss": "patience (evaluations)",
@@ -719,11 +719,12 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             *(scorecard[name] for name in ("remedy", "place", "paid", "parted", "outcome")), strict=True
         )
     }
+    claims = {}
     for verdict in findings.verdicts:
+        where, remedy = verdict.where.rsplit(": ", 1)
+        claims[remedy] = verdict.claim
         if verdict.num_seeds == 0:
-            where, remedy = verdict.where.rsplit(": ", 1)
             score[remedy, where] = ("no choice", verdict.outcome)
-    claims = dict(zip(scorecard["remedy"].tolist(), scorecard["claim"].tolist(), strict=True))
     hollow = "Hollow: best test loss or accuracy is resolved as worse than without the remedy. Dotted: the baseline."
     return {
         "scorecard": lj.Figure(

@@ -98,10 +98,9 @@ def sweep(scale: str) -> lj.Sweep:
 
 METRICS = ("loss", "refinement", "brier", "accuracy")
 JUDGES = {
-    "loss": "test loss (nats)",
-    "refinement": "test loss, recalibrated (nats)",
-    "brier": "test Brier score",
-    "accuracy": "test accuracy",
+    "loss": ("test loss", "nats"),
+    "refinement": ("recalibrated test loss", "nats"),
+    "accuracy": ("test accuracy", "pp"),
 }
 RULES = {
     "loss": "validation loss",
@@ -311,6 +310,13 @@ def curve_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
     return {key: np.array(values) for key, values in columns.items()}
 
 
+SHORT = {
+    "loss": "loss",
+    "refinement": "loss at T*",
+    "brier": "Brier score",
+    "accuracy": "accuracy, first best",
+    "error": "error, last best",
+}
 SHOWN: Final = ("teacher", "digits", "noisy-digits", "vowels")
 COMPARED: Final[Sequence[str]] = ("refinement", "brier", "accuracy", "error", "end")
 
@@ -327,7 +333,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     def stops(place: str) -> list[doses.Stop]:
         rows = np.flatnonzero(kept["place"] == place)
         return [
-            doses.Stop(RULES[str(kept["rule"][n])], *(float(kept[key][n]) for key in ("mean", "q10", "q90")))
+            doses.Stop(SHORT[str(kept["rule"][n])], *(float(kept[key][n]) for key in ("mean", "q10", "q90")))
             for n in rows
             if kept["rule"][n] != "end"
         ]
@@ -339,12 +345,12 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 mine = (judged["place"] == place) & (judged["rule"] == rule) & (judged["judge"] == metric)
                 bounds = (float(judged[key][mine][0]) for key in ("difference", "difference_low", "difference_high"))
                 rows[shown, RULES[rule]] = lj.Interval(*bounds)
-        return doses.Judge(JUDGES[metric], metric != "accuracy", rows)
+        return doses.Judge(*JUDGES[metric], metric != "accuracy", rows)
 
     return {
         "rules": lj.Figure(
             doses.judged_rules(
-                [differences(metric) for metric in ("loss", "refinement", "accuracy")],
+                [differences(metric) for metric in JUDGES],
                 list(PLACE_NAMES.values()),
                 [RULES[rule] for rule in COMPARED],
             ),
@@ -364,7 +370,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 }
             ),
             "Test loss, before and after recalibration, and test accuracy along training (means over 200 runs with 95 "
-            "% intervals); below, when each rule stops: the mean, and the range that holds 80 % of the runs.",
+            "% intervals); below, when each rule stops: the mean, which is the dashed line above, and the range of 80 "
+            "% of the runs.",
         ),
     }
 

@@ -54,19 +54,19 @@ def test_rules_are_coloured_by_what_is_better_and_far_ones_are_arrows():
             ("teacher", "by accuracy"): Interval(0.02, 0.01, 0.03),
             ("teacher", "no stopping"): Interval(-0.5, -0.6, -0.4),
         }
-        return doses.Judge("loss", lower_is_better, rows)
+        return doses.Judge("loss", "nats" if lower_is_better else "pp", lower_is_better, rows)
 
     figure = doses.judged_rules([judge(True), judge(False)], groups, rules)
     for ax, better in zip(figure.axes, (False, True), strict=True):
         (point,) = [mark for mark in ax.get_lines() if mark.get_marker() == "o"]
         assert point.get_color() == OUTCOME_COLOURS["supported" if better else "refuted"]
-        assert [text.get_text() for text in ax.texts if text.get_text()] == ["−0.5"]
+        assert [text.get_text() for text in ax.texts if text.get_text()] == ["−50" if better else "−0.5"]
         assert ax.get_xlim()[1] < 0.1
 
 
 def test_every_rule_has_its_time():
     x = np.linspace(0, 1, 6)
-    mean = doses.Mean(x, 1 - x, 0.9 - x, 1.1 - x)
+    mean = doses.Mean(x, 1.5 - x, 1.4 - x, 1.6 - x)
     stops = [doses.Stop("loss", 0.3, 0.2, 0.4), doses.Stop("accuracy", 0.6, 0.1, 0.9)]
     figure = doses.stopping_times({"teacher": ({"before": mean, "after": mean}, mean, stops)})
     top, middle, bottom = figure.axes

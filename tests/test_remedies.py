@@ -171,7 +171,7 @@ def made(sweep):
             rise /= labels["train_size"] / place.train_size
             if any(labels.get(one.field, 0) for one in remedies.REGULARISERS):
                 rise = 0.0
-            dip = 0.6 if labels["learning_rate"] >= 1e-2 else 0.65
+            dip = 0.6 if labels["learning_rate"] > 5e-3 else 0.65
             parts.append(history(rise, dip=dip, seed=seed, **labels))
         cells[name] = concatenate(parts)
     return cells

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from lossjax.analysis.interval import Interval
 from lossjax.reports.plots import OUTCOME_COLOURS, PALETTE, _draw_interval, _figure, _style
@@ -74,8 +74,9 @@ def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Fi
             ax.set_ylabel(label)
             if measure == "loss_end":
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+                ax.yaxis.set_minor_formatter(NullFormatter())
             elif measure in ("onset", "parted"):
                 ax.set_ylim(-0.03, 1.03)
                 ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
@@ -229,12 +230,16 @@ def stopping_times(panels: Mapping[str, tuple[Mapping[str, Mean], Mean, Sequence
         for (title, (losses, accuracy, stops)), (top, middle, bottom) in zip(panels.items(), axes.T, strict=True):
             for colour, curve in zip(_LOSS_COLOURS, losses.values(), strict=False):
                 _draw_mean(top, curve, colour)
-            highest = max(float(curve.y[1:].max()) for curve in losses.values())
+            # what follows the best, at a size at which it is seen; the way down to it is cut off
             lowest = min(float(curve.y.min()) for curve in losses.values())
-            top.set_ylim(max(0.0, lowest - 0.08 * (highest - lowest)), highest + 0.05 * (highest - lowest))
+            highest = max(float(curve.y[curve.y.argmin() :].max()) for curve in losses.values())
+            span = max(highest - lowest, 0.15 * lowest)
+            top.set_ylim(lowest - 0.12 * span, lowest + 1.15 * span)
             _draw_mean(middle, accuracy, _INK)
-            low, high = float(accuracy.y[1:].min()), float(accuracy.y.max())
-            middle.set_ylim(low - 0.1 * (high - low), high + 0.15 * (high - low))
+            high = float(accuracy.y.max())
+            span = max(2 * (high - float(accuracy.y[-1])), 0.08)
+            middle.set_ylim(high - span, high + 0.15 * span)
+            middle.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             middle.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
             for y, stop in enumerate(stops):
                 bottom.plot([stop.low, stop.high], [y, y], color=PALETTE[y], linewidth=2)
@@ -245,11 +250,11 @@ def stopping_times(panels: Mapping[str, tuple[Mapping[str, Mean], Mean, Sequence
             bottom.set_yticks(range(len(stops)), [stop.rule for stop in stops] if bottom is axes[2, 0] else [])
             bottom.tick_params(axis="y", length=0)
             bottom.set_xlim(0, 1)
-            bottom.xaxis.set_major_locator(MaxNLocator(2))
-            bottom.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            bottom.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
             top.set_title(title.replace(", ", ",\n"), fontsize=10)
         axes[0, 0].set_ylabel("loss (nats)")
         axes[1, 0].set_ylabel("test accuracy")
+        axes[2, 0].set_ylabel("stopped by\nvalidation …")
         figure.supxlabel("share of training done", fontsize=10)
         names = next(iter(panels.values()))[0]
         handles = [Line2D([], [], color=colour, label=name) for colour, name in zip(_LOSS_COLOURS, names, strict=False)]
@@ -266,7 +271,8 @@ def _draw_mean(ax: Axes, curve: Mean, colour: str) -> None:
 class Judge:
     """A panel: what rules are worth by one measure, by (group, rule), as differences from one rule."""
 
-    x_label: str
+    title: str
+    unit: str  # "nats" or "pp"; in points, differences of shares are shown times 100
     lower_is_better: bool
     rows: Mapping[tuple[str, str], Interval]
 
@@ -283,6 +289,7 @@ def judged_rules(judges: Sequence[Judge], groups: Sequence[str], rules: Sequence
         for judge, ax in zip(judges, axes, strict=True):
             near = [interval for (_, rule), interval in judge.rows.items() if rule != rules[-1]]
             reach = 1.15 * max(max(abs(one.low), abs(one.high)) for one in near)
+            scale = 100 if judge.unit == "pp" else 1
             ax.axvline(0, color="#444444", linewidth=0.9)
             ax.set_xlim(-reach, reach)
             for y, (group, rule) in enumerate(lines):
@@ -303,7 +310,7 @@ def judged_rules(judges: Sequence[Judge], groups: Sequence[str], rules: Sequence
                     ax.text(
                         0.77 * sign * reach,
                         y,
-                        f"{interval.estimate:+.2g}".replace("-", "−"),
+                        f"{scale * interval.estimate:+.2g}".replace("-", "−"),
                         ha="right" if sign > 0 else "left",
                         va="center",
                         fontsize=9,
@@ -311,8 +318,11 @@ def judged_rules(judges: Sequence[Judge], groups: Sequence[str], rules: Sequence
                     )
                     continue
                 _draw_interval(ax, y, interval, colour)
-            ax.set_xlabel(judge.x_label)
+            ax.set_title(judge.title)
+            ax.set_xlabel(f"difference ({judge.unit})")
             ax.xaxis.set_major_locator(MaxNLocator(4))
+            if scale == 100:
+                ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol="", decimals=1))
             ax.tick_params(axis="y", length=0)
             ax.spines["left"].set_visible(False)
         axes[0].set_ylim(len(lines) - 0.5, -0.5)
