@@ -328,6 +328,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             "of ItalyPowerDemand. Real data are not drawn anew, so their variance is that of training alone.",
             f"Runs on the same data: {RUNS} on each of {DATA_DRAWS} draws of a teacher with its data (intervals over "
             f"draws), {2 * BASE_SEEDS} on each set of real data (intervals over runs and test examples).",
+            "Intervals of shares over base seeds cover 92–95 %, of skewed values 86–89 % (results/coverage).",
             "A stream's share is what it explains alone; interactions are what no stream explains alone. A triangle "
             "marks what drawing another test set of the same size would give by itself.",
             "With other data, label noise and the order fall on other examples, so most of their effect is an "

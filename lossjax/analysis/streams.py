@@ -19,6 +19,9 @@ from lossjax.analysis.resampling import mean_intervals
 class StreamVariance:
     """The variance between runs, by random stream; intervals over independent base seeds.
 
+    Of 200 base seeds, 95 % intervals of shares cover 92–95 %; of skewed values (exponentials of normals) 86–89 %: see
+    results/coverage.
+
     Attributes:
         streams: those that were redrawn, in the order of the arrays below.
         variance: between runs whose streams are all drawn anew, in the squared unit of the values.
