@@ -122,13 +122,16 @@ class Onsets:
     curves: Mapping[str, Band]  # in the order of the doses
 
 
-def onsets(rows: Sequence[Sequence[Onsets]]) -> Figure:
+def onsets(rows: Sequence[Sequence[Onsets | None]]) -> Figure:
     """Onset curves by dose: rows data sets, columns remedies; the darker, the higher the dose; the baseline black."""
     with _style():
         figure = _figure(width=9, height=0.9 + 2.25 * len(rows))
         axes = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
         for panels, across in zip(rows, axes, strict=True):
             for panel, ax in zip(panels, across, strict=True):
+                if panel is None:
+                    ax.text(0.5, 0.5, "not tested", transform=ax.transAxes, ha="center", color=_GREY)
+                    continue
                 others = [dose for dose in panel.curves if dose != panel.baseline]
                 shades = colormaps["plasma"](np.linspace(0.82, 0.12, len(others)))
                 colours = dict(zip(others, shades, strict=True)) | {panel.baseline: "black"}
@@ -142,10 +145,10 @@ def onsets(rows: Sequence[Sequence[Onsets]]) -> Figure:
                         fontsize=9, frameon=False, loc="upper left", handlelength=1, labelspacing=0.15, borderpad=0.1
                     )
                 ax.set_ylim(0, 1)
-                ax.xaxis.set_major_locator(MaxNLocator(2))
-                ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+                ax.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
                 ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-            across[0].set_ylabel(f"{panels[0].row}\nruns with onset")
+            names = [panel.row for panel in panels if panel is not None]
+            across[0].set_ylabel(f"{names[0]}\nruns with onset")
         figure.supxlabel("share of training done", fontsize=10)
         return figure
 
