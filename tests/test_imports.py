@@ -51,6 +51,7 @@ WITHOUT_JAX = (
     "lossjax.recorder",
     "lossjax.reports.charts",
     "lossjax.reports.doses",
+    "lossjax.reports.imbalanced",
     "lossjax.reports.labels",
     "lossjax.reports.page",
     "lossjax.reports.results",
