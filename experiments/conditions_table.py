@@ -19,6 +19,7 @@ import lossjax as lj
 from lossjax.analysis.attribution import CELLS, frequency_groups
 from lossjax.analysis.baselines import class_prior, uniform
 from lossjax.analysis.comparison import Comparison, Records, compare_records
+from lossjax.analysis.findings import Outcome
 from lossjax.analysis.inversions import Inversions, inversions
 from lossjax.analysis.resampling import mean_interval, two_way_interval
 from lossjax.analysis.summary import by_configuration, configurations
@@ -139,7 +140,10 @@ def conditions(histories: Mapping[str, lj.History], group: np.ndarray) -> Condit
             else:
                 found.append(last.reshape(-1, len(settings), last.shape[1]).swapaxes(0, 1))  # members are seed-major
     joined = {metric: np.concatenate(found) for metric, found in columns.items()}
-    return Conditions(names, *joined.values(), group=group)
+    loss, accuracy, refinement, temperature, example_loss, example_correct, example_refined = joined.values()
+    return Conditions(
+        names, loss, accuracy, refinement, temperature, example_loss, example_correct, example_refined, group
+    )
 
 
 def called(setting: Mapping[str, Any]) -> str:
@@ -188,11 +192,7 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
     num_seeds = found.loss.shape[1]
     resolved = order.inverted + order.concordant
     told = f"{order.inverted} inverted, {order.concordant} concordant, {order.unresolved} unresolved pairs"
-    outcome = judge(order.rate, threshold=OFTEN, num_seeds=num_seeds)
-    if outcome == "refuted":
-        outcome = "refuted" if order.rate.high < NEGLIGIBLE else "unresolved"
-    if outcome == "unresolved" and order.rate.low > NEGLIGIBLE and order.rate.high < OFTEN:
-        outcome = "in part"
+    often_inverted = how_often(order.rate, num_seeds)
     head = head_share(found, pairs)
     return lj.Findings(
         verdicts=(
@@ -203,7 +203,7 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
                 contrast="inverted share of resolved pairs",
                 rule=C7_RULE,
                 estimate=order.rate,
-                outcome=outcome if resolved else "unresolved",
+                outcome=often_inverted if resolved else "unresolved",
                 num_seeds=num_seeds,
                 scope=scope,
                 note=told,
@@ -254,6 +254,14 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
     )
 
 
+def how_often(rate: lj.Interval, num_seeds: int) -> Outcome:
+    """By ``C7_RULE``."""
+    outcome = judge(rate, threshold=OFTEN, num_seeds=num_seeds)
+    if outcome == "refuted" and rate.high >= NEGLIGIBLE:
+        return "in part" if rate.low > NEGLIGIBLE else "unresolved"
+    return outcome
+
+
 def inverted_pairs(found: Conditions, order: Inversions) -> list[tuple[int, int]]:
     """(a, b), b with the higher accuracy and the higher loss; those first in which both differ most."""
     pairs = []
@@ -267,8 +275,9 @@ def inverted_pairs(found: Conditions, order: Inversions) -> list[tuple[int, int]
 
 def head_share(found: Conditions, pairs: list[tuple[int, int]]) -> lj.Interval:
     """Mean over the seeds at which all runs of these pairs are finite."""
-    seeds = np.flatnonzero(found.finite[sorted({one for pair in pairs for one in pair})].all(axis=0)) if pairs else []
-    if len(seeds) < 2:
+    involved = sorted({one for pair in pairs for one in pair})
+    seeds = np.flatnonzero(found.finite[involved].all(axis=0))
+    if not pairs or len(seeds) < 2:
         return lj.Interval(float("nan"), float("nan"), float("nan"))
     gained = np.zeros((len(seeds), len(GROUPS)))
     for a, b in pairs:
@@ -363,7 +372,7 @@ def condition_table(found: Conditions) -> dict[str, np.ndarray]:
     table = {key: np.array(column) for key, column in rows.items()}
     loss, accuracy = table["loss"], table["accuracy"]
     dominated = (loss[:, None] > loss) & (accuracy[:, None] < accuracy)
-    return table | {"pareto": ~dominated.any(axis=1)}
+    return {**table, "pareto": np.asarray(~dominated.any(axis=1))}
 
 
 def pair_table(found: Conditions, pairs: list[tuple[int, int]]) -> dict[str, np.ndarray]:

@@ -108,6 +108,20 @@ def test_without_an_inverted_pair_it_is_said_so():
     assert set(EXPERIMENTS["conditions_table"].plot(findings)) == {"loss_against_accuracy"}
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (0.3, 0.5, "supported"),
+        (0.05, 0.2, "unresolved"),
+        (0.12, 0.2, "in part"),
+        (0.01, 0.09, "refuted"),
+        (0.2, 0.3, "unresolved"),
+    ],
+)
+def test_how_often_is_often(low, high, outcome):
+    assert table.how_often(lj.Interval((low + high) / 2, low, high), 8) == outcome
+
+
 def test_settings_are_told_by_what_they_change():
     assert table.called(table.BASE | {"dropout": np.float32(0.3)}) == "dropout"
     with pytest.raises(ValueError, match="no change of the base"):

@@ -19,8 +19,8 @@ from lossjax.reports.panels import CELL_COLOURS
 from lossjax.reports.plots import PALETTE, _figure, _style
 
 GROUP_COLOURS: Final = {"head": "#0072B2", "middle": "#009E73", "tail": "#D55E00"}
-_PART_COLOURS: Final[Mapping[str, str]] = {
-    **CELL_COLOURS,
+_PART_COLOURS: Final[dict[str, str]] = {
+    **{str(cell): colour for cell, colour in CELL_COLOURS.items()},
     **GROUP_COLOURS,
     "calibration": "#E69F00",
     "refinement": "#CC79A7",

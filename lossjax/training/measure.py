@@ -259,10 +259,10 @@ def _fit_temperature(
         Each member stops by itself: under vmap the state of one that is done stays as it is while others go on.
         """
 
-        def unfinished(state: tuple[Array, ...]) -> Array:
+        def unfinished(state: tuple[Array, Array, Array, Array, Array]) -> Array:
             return (state[3] < NEWTON_STEPS) & (state[4] > CONVERGED)
 
-        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        def step(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
             before, low, high, count, _ = state
             position = before
             first, second = moments(jnp.sum(position[:, None] * slices, axis=0))
@@ -275,9 +275,8 @@ def _fit_temperature(
 
         # twice as wide as the bracket, so that the first step that halves it can reach an edge
         low = jnp.full(len(slices), -2 * LOG_RANGE, jnp.float32)
-        state = (jnp.broadcast_to(start, low.shape), low, -low, jnp.int32(0), jnp.float32(jnp.inf))
-        position: Array = jax.lax.while_loop(unfinished, step, state)[0]
-        return position
+        begin = (jnp.broadcast_to(start, low.shape), low, -low, jnp.asarray(0, jnp.int32), jnp.asarray(jnp.inf))
+        return jax.lax.while_loop(unfinished, step, begin)[0]
 
     position = minimum(slices[:1], jnp.zeros(1, jnp.float32))
     first, second = moments(jnp.broadcast_to(position, labels.shape))
