@@ -24,14 +24,15 @@ from lossjax.tasks.dataset import class_counts
 
 WHEN = (
     "at the epoch at which the transformer, by means over seeds, is ahead of the convolution in accuracy and behind in "
-    "loss by the largest product of the two; where there is no such epoch, at the end of training"
+    "loss by the largest product of the two. Where there is no such epoch there is nothing to explain: unresolved, and "
+    "the estimate is of the end of training (first written to be judged all the same; amended after the first look)"
 )
 CONFIDENCE_RULE = (
-    f"mean confidence of the transformer minus the convolution's, {WHEN}: supported if the interval lies below 0, "
-    "refuted if above"
+    "mean confidence of the transformer minus the convolution's: supported if the interval lies below 0, refuted if "
+    f"above; {WHEN}"
 )
 TEMPERATURE_RULE = (
-    f"log T* of the transformer, {WHEN}: under-confident, so supported, if the interval lies below 0; refuted if above"
+    f"log T* of the transformer: under-confident, so supported, if the interval lies below 0; refuted if above; {WHEN}"
 )
 
 # What is trained ---------------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
             contrast=contrast,
             rule=rule,
             estimate=estimate,
-            outcome=judge(estimate, claim="less", num_seeds=found.num_seeds),
+            outcome=judge(estimate, claim="less", num_seeds=found.num_seeds) if found.premise else "unresolved",
             num_seeds=found.num_seeds,
             scope="seeds, on this split",
             note=premise,
