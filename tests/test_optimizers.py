@@ -193,7 +193,20 @@ def test_hyperparameters_that_do_not_fit_are_refused(config, present, message) -
 
 def test_every_hyperparameter_is_used_by_some_configuration() -> None:
     fits = [
-        ({}, ["beta1", "beta2", "dropout", "label_smoothing", "label_noise", "train_size", "init_scale", "l2"]),
+        (
+            {},
+            [
+                "beta1",
+                "beta2",
+                "dropout",
+                "label_smoothing",
+                "label_noise",
+                "train_size",
+                "class_balance",
+                "init_scale",
+                "l2",
+            ],
+        ),
         ({"optimizer": "momentum", "objective": "focal"}, ["momentum", "focal_gamma", "clip_norm"]),
         ({"schedule": "warmup_cosine", "optimizer": "adamw"}, ["warmup_fraction", "decay_fraction", "weight_decay"]),
         ({"objective": "flooding"}, ["flood_level"]),

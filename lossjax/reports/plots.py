@@ -10,7 +10,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import matplotlib.style
 import numpy as np
@@ -121,8 +121,9 @@ def loss_and_accuracy(
     """
     with _style():
         figure = _figure(width=9, height=5.4)
-        # panels may differ in length
-        axes = figure.subplots(2, len(panels), sharex="col", sharey="row" if share_y else False, squeeze=False)
+        # panels may differ in length, which a logarithmic axis takes without waste
+        share_x: Literal["col"] | bool = True if log_x else "col"
+        axes = figure.subplots(2, len(panels), sharex=share_x, sharey="row" if share_y else False, squeeze=False)
         labels = []
         for column, panel in enumerate(panels):
             for row in (0, 1):
@@ -130,8 +131,8 @@ def loss_and_accuracy(
                 labels.append((axes[row, column], _draw_curves(axes[row, column], *_row(panel, row), repeated)))
             axes[0, column].set_title(panel.title)
             axes[1, column].set_xlabel(x_label)
-            if log_x:
-                _set_log_x(axes[0, column], [curve.x for curve in (*panel.loss, *panel.accuracy)])
+        if log_x:
+            _set_log_x(axes[0, 0], [curve.x for panel in panels for curve in (*panel.loss, *panel.accuracy)])
         for column, panel in enumerate(panels):
             for ax in axes[:, column]:
                 _draw_time(ax, panel.t_loss, "$t_L$" if ax is axes[0, column] else "", top=True)
