@@ -176,6 +176,8 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             *notes,
             f"Learning rates chosen by validation loss out of {', '.join(f'{rate:g}' for rate in RATES)}: {rates}.",
             f"Parameters: {parameters()}.",
+            f"Runs not finite: {sum(int((~history.finite).sum()) for history in histories.values())} of "
+            f"{sum(history.num_members for history in histories.values())}.",
             "One split a task. Intervals of differences of loss and accuracy: seeds × examples; all others: seeds.",
         ),
     )

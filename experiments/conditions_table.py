@@ -171,9 +171,14 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
     apart = taken_apart(found, pairs[0]) if pairs else None
     prior, chance = class_prior(counts, labels), uniform(len(counts))
     often = counts[labels] >= 5
+    among_often = inversions(
+        np.where(found.finite, found.example_loss[..., often].mean(axis=2), np.nan),
+        found.example_correct[..., often].mean(axis=2),
+    )
     numbers = {
         "inverted share of the resolved pairs": order.rate,
         "inverted share with losses at T*": order.tempered.rate,
+        "inverted share among test examples whose class was seen at least 5 times": among_often.rate,
         "Kendall's τ_b of loss and accuracy": order.kendall,
         "Kendall's τ_b with losses at T*": order.tempered.kendall,
         **{f"inverted pairs that at T* are {FATES[fate]}": share for fate, share in order.fates.items()},
@@ -186,8 +191,7 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
         "loss of the uniform distribution (nats)": chance.loss,
         "share of test examples whose class was seen at least 5 times": float(often.mean()),
     }
-    where = "place names, 2,800 classes; convolutional network, 30 conditions"
-    where = where.replace("30", str(len(found.names))).replace("2,800", f"{len(counts):,}")
+    where = f"place names, {len(counts):,} classes; convolutional network, {len(found.names)} conditions"
     scope = "conditions × seeds; one data set, one split"
     num_seeds = found.loss.shape[1]
     resolved = order.inverted + order.concordant

@@ -85,6 +85,9 @@ def test_the_inverted_pair_is_found_and_taken_apart():
     change = float((found.loss[1] - found.loss[0]).mean())
     for how in np.unique(apart["how"]):
         assert apart["contribution"][apart["how"] == how].sum() == pytest.approx(change, rel=1e-9)
+    # every example's class was seen often, so nothing changes
+    seen = findings.numbers["inverted share among test examples whose class was seen at least 5 times"]
+    assert seen.estimate == pytest.approx(often.estimate.estimate)
     pareto = dict(zip(findings.tables["conditions"]["condition"], findings.tables["conditions"]["pareto"], strict=True))
     assert pareto == {"A-16, base": True, "B-16, base": True, "C-16, base": False}
     assert any("“A-16, base” to “B-16, base”" in note for note in findings.notes)
