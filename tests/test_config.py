@@ -67,6 +67,8 @@ def test_a_config_that_cannot_be_trained_is_refused(arguments, message):
         ({"bins": 0}, "bins=0 must be at least 1"),
         ({"folds": 1}, "folds=1 must be at least 2"),
         ({"quantiles": (0.5, 1.5)}, "must lie in"),
+        ({"adjusted": float("inf")}, "adjusted=inf must be a finite number, or None"),
+        ({"adjusted": "1"}, "adjusted='1' must be a finite number"),
     ],
 )
 def test_measures_that_cannot_be_taken_are_refused(arguments, message):

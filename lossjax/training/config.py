@@ -54,7 +54,7 @@ class Measure:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name}={value!r} must be at least {least}, a whole number (a Python int)")
-        if self.adjusted is not None and not math.isfinite(self.adjusted):
+        if self.adjusted is not None and not (isinstance(self.adjusted, int | float) and math.isfinite(self.adjusted)):
             raise ValueError(f"adjusted={self.adjusted!r} must be a finite number, or None for no adjustment")
         if any(not 0 <= q <= 1 for q in self.quantiles):
             raise ValueError(f"quantiles={self.quantiles} must lie in [0, 1]")
