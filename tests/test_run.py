@@ -30,7 +30,7 @@ from lossjax.sweeps.params import load_model
 from lossjax.sweeps.plan import StoreError, read_plan
 from lossjax.sweeps.sweep import Sweep
 from lossjax.tasks import RandomLabels
-from lossjax.training import population
+from lossjax.training import population, program
 from lossjax.training.config import Measure, TrainConfig
 from lossjax.training.train import Cell
 
@@ -205,7 +205,7 @@ def test_the_rule_for_compiler_options_is_in_the_description(monkeypatch):
 
 def test_programs_are_compiled_with_the_options_described(monkeypatch):
     monkeypatch.setattr(devices, "compiler_options", lambda platform, ynn_fusion: {"xla_of_another_rule": platform})
-    population._compile.cache_clear()
+    program.compile_program.cache_clear()
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_another_rule"):
         population.compile_cell(CELL, SWEEP.members("a"))
 

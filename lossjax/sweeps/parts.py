@@ -170,7 +170,7 @@ def check_versions(root: str | Path, cell: CellPlan, current: Mapping[str, str |
                 raise StoreError(
                     f"cell {cell.name!r} has parts made with {package} {manifest['versions'][package]}, and this is "
                     f"{package} {current[package]}; members of one cell come from one version: install that one, take "
-                    "another results folder, or ask for mixed versions"
+                    "another results folder with --results, or add to them all the same with --mix-versions"
                 )
 
 

@@ -20,14 +20,9 @@ from lossjax.sweeps.progress import Meter
 from lossjax.sweeps.provenance import versions
 from lossjax.sweeps.signals import Stopped, StopRequest, stop_request
 from lossjax.sweeps.sweep import Sweep
-from lossjax.training.population import (
-    Members,
-    Program,
-    as_history,
-    check_cell,
-    compile_cell,
-    train_members,
-)
+from lossjax.training.check import check_cell
+from lossjax.training.population import Members, as_history, compile_cell, train_members
+from lossjax.training.program import Program
 from lossjax.training.snapshot import Snapshot
 from lossjax.training.train import Cell
 
