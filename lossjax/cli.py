@@ -297,7 +297,7 @@ def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None
             for name, figure in experiment.plot(findings).items():
                 save(figure.figure, root / name)
                 drawn.append((f"{name}.png", figure.caption))
-    report = write_report(experiment.name, experiment.question, findings, drawn, root)
+        report = write_report(experiment.name, experiment.question, findings, drawn, root)
     for verdict in findings.verdicts:
         print(
             f"{verdict.claim} {verdict.outcome}: {verdict.contrast} {estimate_text(verdict.estimate)} ({verdict.where})"

@@ -39,6 +39,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
+
 # Annotated shapes are checked at every call of a statistic. Not in findings.py, which is what a report is given: tests
 # of the report give it what is wrong on purpose.
 _analysis = Path(importlib.util.find_spec("lossjax.analysis").origin).parent
