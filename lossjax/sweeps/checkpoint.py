@@ -56,7 +56,6 @@ def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> Non
     number = numbers[-1] + 1 if numbers else 0
     temporary = folder / f".{number:08}"
     try:
-        _check_space(folder, arrays)
         _write(temporary, folder / f"{number:08}", arrays, {"step": step, "versions": versions(_SAME_PROGRAM)})
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its bytes are needed for results
@@ -138,6 +137,7 @@ def _write(temporary: Path, final: Path, arrays: Mapping[str, np.ndarray], facts
     for name, array in arrays.items():
         if not array.dtype.isnative:  # Orbax would give it back in this machine's order
             raise TypeError(f"leaf {name!r} is of {array.dtype}, not in this machine's byte order; convert it")
+    _check_space(temporary.parent, arrays)
     temporary.mkdir()
     # Orbax refuses leaves without elements; their dtype and shape in the manifest say all there is.
     with_elements = {name: array for name, array in arrays.items() if array.size}
