@@ -7,9 +7,10 @@ import json
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -147,13 +148,30 @@ def _ended_with_a_code() -> Iterator[None]:
     from lossjax.sweeps.signals import STOPPED
 
     try:
-        yield
+        with _warned_in_a_line():
+            yield
     except KeyboardInterrupt:
         print("\nlossjax: stopped; what is committed is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
     except Exception:
         traceback.print_exc()
         sys.exit(UNEXPECTED)
+
+
+@contextlib.contextmanager
+def _warned_in_a_line() -> Iterator[None]:
+    """lossjax's own warnings read as its other messages do; those of libraries keep their place."""
+    usual = warnings.formatwarning
+
+    def in_a_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None) -> str:
+        is_own = Path(filename).is_relative_to(Path(__file__).parent)
+        return f"lossjax: {message}\n" if is_own else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_a_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @_ended_with_a_code()
@@ -279,7 +297,7 @@ def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None
             for name, figure in experiment.plot(findings).items():
                 save(figure.figure, root / name)
                 drawn.append((f"{name}.png", figure.caption))
-    report = write_report(experiment.name, experiment.question, findings, drawn, root)
+        report = write_report(experiment.name, experiment.question, findings, drawn, root)
     for verdict in findings.verdicts:
         print(
             f"{verdict.claim} {verdict.outcome}: {verdict.contrast} {estimate_text(verdict.estimate)} ({verdict.where})"

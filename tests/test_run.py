@@ -1,9 +1,11 @@
 """Running a sweep: what is stored is what training gives, once, through stops, kills, failures and edits."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import os
+import pty
 import random
 import shutil
 import signal
@@ -30,7 +32,7 @@ from lossjax.sweeps.params import load_model
 from lossjax.sweeps.plan import StoreError, read_plan
 from lossjax.sweeps.sweep import Sweep
 from lossjax.tasks import RandomLabels
-from lossjax.training import population
+from lossjax.training import population, program
 from lossjax.training.config import Measure, TrainConfig
 from lossjax.training.train import Cell
 
@@ -205,7 +207,7 @@ def test_the_rule_for_compiler_options_is_in_the_description(monkeypatch):
 
 def test_programs_are_compiled_with_the_options_described(monkeypatch):
     monkeypatch.setattr(devices, "compiler_options", lambda platform, ynn_fusion: {"xla_of_another_rule": platform})
-    population._compile.cache_clear()
+    program.compile_program.cache_clear()
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_another_rule"):
         population.compile_cell(CELL, SWEEP.members("a"))
 
@@ -236,7 +238,11 @@ def test_other_versions_are_not_mixed_unless_asked_for(root, monkeypatch, expect
     monkeypatch.setattr(run, "versions", lambda: {"lossjax": "9.9", "jax": "9.9", "jaxlib": "9.9"})
     with pytest.raises(StoreError, match=r"parts made with lossjax .* and this is lossjax 9\.9"):
         train(SWEEP, root)
-    train(SWEEP, root, mix_versions=True)
+    assert store.status(root)["planned"] == 6  # the plan is as it was
+    with pytest.warns(
+        RuntimeWarning, match=r"made with lossjax .* and this is lossjax 9\.9, .*; its members are mixed"
+    ):
+        train(SWEEP, root, mix_versions=True)
     assert_bytes_equal(arrays(root), expected)
 
 
@@ -346,6 +352,7 @@ def test_a_signal_in_the_last_segment_of_all_stops_before_the_analysis(root, mon
 
 
 def test_a_second_signal_ends_the_process_at_once():
+    """At a terminal, which is left with its cursor: a progress bar hides it."""
     script = """
 import time
 from lossjax.sweeps.signals import stop_request
@@ -354,15 +361,22 @@ with stop_request():
     while True:
         time.sleep(0.01)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    while "SIGTERM: stopping" not in process.stderr.readline():
+    shown = b""
+    while b"SIGTERM: stopping" not in shown:
         assert process.poll() is None
+        shown += os.read(screen, 1000)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=5) == 128 + signal.SIGINT
+    with contextlib.suppress(OSError):  # how a terminal ends that nobody writes to any more
+        while more := os.read(screen, 1000):
+            shown += more
+    assert shown.endswith(b"\x1b[?25h")
+    os.close(screen)
 
 
 def test_a_signal_is_answered_while_python_cannot_run_its_handler_and_another_ends_the_process():
