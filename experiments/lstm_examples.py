@@ -463,7 +463,7 @@ def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
-    from lossjax.reports import plots
+    from lossjax.reports import panels, plots
 
     curves, onsets, contrasts = (findings.tables[name] for name in ("curves", "onset", "contrasts"))
 
@@ -472,7 +472,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         columns = (curves[key][rows] for key in ("epoch", *with_bounds("mean"), "q10", "q90"))
         return plots.Curve(label, metric.split("_")[0], *columns)
 
-    def panels(task: str, levels: Mapping[str, float]) -> list[plots.Panel]:
+    def panels_of(task: str, levels: Mapping[str, float]) -> list[plots.Panel]:
         return [
             plots.Panel(
                 f"{workload}\n{size.features} feature{'s'[: size.features > 1]}, {size.hidden} units, "
@@ -485,13 +485,13 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             for workload, size in WORKLOADS.items()
         ]
 
-    def onset_of(label: str, cell: str) -> plots.OnsetCurve:
+    def onset_of(label: str, cell: str) -> panels.OnsetCurve:
         rows = onsets["cell"] == cell
         share = onsets["share"][rows]
         # no event yet, no bounds yet: Kaplan–Meier is 0 there
         low, high = (np.nan_to_num(onsets[key][rows], nan=0.0) for key in ("share_low", "share_high"))
         reached = findings.numbers[f"{cell}: runs with onset"].estimate
-        return plots.OnsetCurve(label, onsets["epoch"][rows], share, low, high, censored=1 - reached)
+        return panels.OnsetCurve(label, onsets["epoch"][rows], share, low, high, censored=1 - reached)
 
     def forest(kind: str, unit: str, negligible: tuple[float, float], title: str, *tasks: str) -> object:
         names = {task: f"{'learnable' if task == 'teacher' else task} labels" for task in tasks}
@@ -510,17 +510,17 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     )
     return {
         "random_labels": lj.Figure(
-            plots.loss_and_accuracy(panels("random", {"chance": 0.5})),
+            plots.loss_and_accuracy(panels_of("random", {"chance": 0.5})),
             "Random labels: the training set is memorised, the held-out loss only rises, held-out accuracy stays at "
             f"chance. {bands}",
         ),
         "learnable_labels": lj.Figure(
-            plots.loss_and_accuracy(panels("teacher", {"chance": 0.5, "Bayes": 0.9})),
+            plots.loss_and_accuracy(panels_of("teacher", {"chance": 0.5, "Bayes": 0.9})),
             "A teacher's labels in the same sizes: the held-out loss turns and rises by far; held-out accuracy loses "
             f"a point or none. Bayes accuracy is a mean over teachers. {bands}",
         ),
         "onset": lj.Figure(
-            plots.onset_curves(
+            panels.onset_curves(
                 [
                     onset_of("W1: 1 feature, 16 units", f"teacher-{W1}"),
                     onset_of("W1 + 4 irrelevant features", f"teacher-{IRRELEVANT[0]}"),

@@ -123,6 +123,7 @@ def test_a_map_shows_what_is_commonest_how_common_and_how_surely():
             maps.PhaseMap(
                 "teacher",
                 "data",
+                "a teacher",
                 "examples",
                 "noise",
                 ["50", "100"],
@@ -140,7 +141,7 @@ def test_a_map_shows_what_is_commonest_how_common_and_how_surely():
     assert sum(tiles[1].get_facecolor()[:3]) > sum(to_rgb(maps.PHASES["undecided"][2]))  # paler
     assert [bool(tile.get_hatch()) for tile in tiles] == [False, True]
     assert [(text.get_text(), text.get_weight()) for text in ax.texts] == [("O 100", "bold"), ("? 50", "normal")]
-    unknown = maps.PhaseMap("a", "b", "x", "y", ["1"], ["1"], np.array([["Q"]]), *[np.ones((1, 1))] * 3)
+    unknown = maps.PhaseMap("a", "b", "c", "x", "y", ["1"], ["1"], np.array([["Q"]]), *[np.ones((1, 1))] * 3)
     with pytest.raises(ValueError, match="no phase is named 'Q'"):
         maps.phase_maps([unknown])
 

@@ -6,50 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_analysis_arms import ACCURACY, SEEDS, UNTREATED, arm_of, history
 
 import lossjax as lj
-from lossjax.analysis.arms import Pair, Stop, arm
+from lossjax.analysis.arms import Pair
 from lossjax.history import concatenate
 from lossjax.reports.report import read_findings, write_findings
 from lossjax.sweeps.experiment import load_experiment
 
 EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "remedies.py")
 remedies = sys.modules[EXPERIMENT.sweep.__module__]
-SEEDS, EVALS = 40, 17
-PROGRESS = np.linspace(0, 1, EVALS)
-ACCURACY = 0.6 + 0.3 * PROGRESS  # rises to the end, where it is highest: t_A is the last evaluation
-
-
-def history(rise, *, dip=0.6, accuracy=ACCURACY, missing=0, seed=0, **hyperparams):
-    """The loss falls to ``dip`` in the middle, then rises by ``rise`` to the end, give or take 0.005 a seed."""
-    rng = np.random.default_rng(seed)
-    shape = np.where(PROGRESS < 0.5, 0.7 + (dip - 0.7) * 2 * PROGRESS, dip + rise * 2 * (PROGRESS - 0.5))
-    after = np.maximum(PROGRESS - 0.5, 0) * 2
-    losses = shape + 0.005 * rng.standard_normal((SEEDS, 1)) * after
-    level = np.broadcast_to(accuracy, (SEEDS, EVALS)).astype(float)
-    metrics = {}
-    for split in ("val", "test"):
-        metrics |= {f"{split}_loss": losses, f"{split}_accuracy": level}
-        metrics |= {f"{split}_brier": losses, f"{split}_refinement": losses}
-    status = np.full(SEEDS, -1, np.int32)
-    status[:missing] = 40
-    metrics = {name: np.where((status >= 0)[:, None] & (PROGRESS > 0.3), np.nan, one) for name, one in metrics.items()}
-    return lj.History(
-        metrics=metrics,
-        steps=np.arange(EVALS) * 10,
-        seeds={"data": np.arange(SEEDS, dtype=np.uint32)},
-        hyperparams={name: np.full(SEEDS, value, np.float32) for name, value in hyperparams.items()},
-        nonfinite_step=status,
-        info={"steps_per_epoch": 10, "num_classes": 2},
-    )
-
-
 TEACHER = remedies.PLACES[0]
-UNTREATED = history(0.3)
-
-
-def arm_of(history, stop=None):
-    return arm(history, flat=remedies.FLAT, stop=stop)
 
 
 def row(treated, untreated=UNTREATED, *, claim="C11"):
@@ -60,16 +27,6 @@ def row(treated, untreated=UNTREATED, *, claim="C11"):
 def verdict(*args, **changes):
     (found,) = remedies.judged([row(*args, **changes)])
     return found
-
-
-def test_an_arm_by_hand():
-    one = arm_of(UNTREATED)
-    assert one.mean("loss_paid").estimate == pytest.approx(0.3, abs=0.01)
-    assert one.mean("accuracy_gained").estimate == pytest.approx(0.15)
-    assert one.parted.all()
-    # by 0.02 nats above the best, from the first evaluation after it
-    assert set(one.onset.event) == {"onset"}
-    assert set(one.onset.evaluation.tolist()) == {9}
 
 
 def test_what_takes_both_away_is_supported():
@@ -136,23 +93,6 @@ def test_holm_takes_all_measures_of_a_claim():
     interval = lj.Interval(-0.03, -0.04, -0.02)
     assert remedies.measured(interval, 0.01, 0.04, either=False) == "supported"
     assert remedies.measured(interval, 0.01, 0.06, either=False) == "unresolved"
-
-
-def test_a_stopped_run_is_judged_where_it_stopped():
-    stopped = arm_of(UNTREATED, stop=Stop("loss", "lowest", 2))
-    # best at 8, stopped at 10: a quarter of the rise
-    assert stopped.mean("loss_end").estimate == pytest.approx(0.675, abs=0.01)
-    assert stopped.mean("loss_paid").estimate == pytest.approx(0.075, abs=0.01)
-    assert stopped.mean("loss_best").estimate == pytest.approx(0.6, abs=0.01)
-    assert not stopped.onset.observed.any()  # never seen three evaluations running
-    by_accuracy = arm_of(UNTREATED, stop=Stop("accuracy", "highest", 2))
-    assert by_accuracy.mean("loss_end").estimate == pytest.approx(0.9, abs=0.01)
-
-
-def test_arms_of_other_seeds_are_no_pair():
-    other = dataclasses.replace(UNTREATED, seeds={"data": UNTREATED.seeds["data"] + 1})
-    with pytest.raises(ValueError, match="same seeds"):
-        row(UNTREATED, other)
 
 
 def test_doses_are_tuned_on_validation_and_broken_ones_left_out():

@@ -42,6 +42,7 @@ class PhaseMap:
 
     row: str
     column: str
+    title: str
     x_label: str
     y_label: str
     x: Sequence[str]
@@ -66,7 +67,7 @@ def phase_maps(maps: Sequence[PhaseMap]) -> Figure:
         for one in maps:
             ax = axes[rows.index(one.row), columns.index(one.column)]
             _draw_tiles(ax, one)
-            ax.set_title(f"{one.row}: {one.column}")
+            ax.set_title(one.title)
             ax.set_xlabel(one.x_label)
             ax.set_ylabel(one.y_label)
         used = [key for key in PHASES if any(np.any(one.commonest == key) for one in maps)]

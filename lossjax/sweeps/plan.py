@@ -28,8 +28,8 @@ class CellPlan:
         name: unique in the experiment, and fit to be a folder's name.
         digest: hexadecimal SHA-256 of everything that a member's result depends on.
         num_members: how many members the cell is to have.
-        description: task, model, config and population in JSON's types, for people to compare; long lists of numbers
-            are in the file by their digest, range and number alone. Nothing is read from it: the digest tells cells apart.
+        description: task, model, config and population in JSON's types, for people to compare: the digest tells cells
+            apart. Long lists of numbers are in the file by their number, range and digest alone.
     """
 
     name: str
