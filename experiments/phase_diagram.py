@@ -25,6 +25,7 @@ HALF, END = 1, 2  # evaluations: the window is the second half of training
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
+LSTM = lj.models.LSTM(hidden=16)
 STEPS, RATE = 480, 1e-2
 NOISE = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # of the labels redrawn
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -33,11 +34,10 @@ DECAYS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A data set with its model, the sizes of its training set, and where the plane of rates and decays lies."""
+    """A data set, the sizes of its training set, and where the plane of rates and decays lies."""
 
     name: str
     task: Any
-    hidden: int
     sizes: tuple[int, ...]
     train_size: int
     label_noise: float
@@ -50,7 +50,6 @@ PLACES: Final = {
         lj.tasks.Teacher(
             num_examples=1600, seq_len=10, num_features=5, temperature=0.27, num_test=3000, teacher_seed=None
         ),
-        hidden=16,
         sizes=(50, 100, 200, 400, 800, 1600),
         train_size=200,
         label_noise=0.0,
@@ -58,7 +57,6 @@ PLACES: Final = {
     "digits": Place(
         "digits",
         lj.tasks.Digits(val_fraction=0.0, test_fraction=0.6),
-        hidden=16,
         sizes=(22, 45, 90, 180, 360, 719),
         train_size=180,
         label_noise=0.2,
@@ -111,7 +109,7 @@ def sweep(scale: str) -> lj.Sweep:
         return lj.Hyperparams(**{name: np.array([row[name] for row in rows], np.float32) for name in rows[0]})
 
     return lj.Sweep(
-        cells={key: lj.Cell(place.task, lj.models.LSTM(hidden=place.hidden), config) for key, place in PLACES.items()},
+        cells={key: lj.Cell(place.task, LSTM, config) for key, place in PLACES.items()},
         hyperparams={key: population(place) for key, place in PLACES.items()},
         seeds=40 if full else 2,
         part_size=166,
@@ -200,8 +198,8 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             f"Adam, batches of 16; rate and decay vary with {PLACES['teacher'].train_size} examples of a teacher and "
             f"with {PLACES['digits'].train_size} digits, of whose labels 20 % are redrawn; noise and examples vary at "
             f"a rate of {RATE:g} without decay. The map is exploratory: it has no claim and no verdict. Planes, window "
-            "and limits were fixed before a trial of three other seeds; after it only the cost was cut (seeds, units, a "
-            "teacher's test examples).",
+            "and limits were fixed before a trial of three other seeds; after it only the cost was cut (seeds, units and "
+            "test examples).",
         ),
     )
 
