@@ -197,9 +197,9 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             "and one split, so shares are over seeds of training on these data. Labels are noisy in training only.",
             f"Adam, batches of 16; rate and decay vary with {PLACES['teacher'].train_size} examples of a teacher and "
             f"with {PLACES['digits'].train_size} digits, of whose labels 20 % are redrawn; noise and examples vary at "
-            f"a rate of {RATE:g} without decay. The map is exploratory: it has no claim and no verdict. Planes, window "
-            "and limits were fixed before a trial of three other seeds; after it only the cost was cut (seeds, units and "
-            "test examples).",
+            f"a rate of {RATE:g} without decay.",
+            "The map is exploratory: it has no claim and no verdict. Planes, window and limits were fixed before a "
+            "trial of three other seeds; after it only the cost was cut (seeds, units and test examples).",
         ),
     )
 
