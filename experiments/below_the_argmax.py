@@ -16,6 +16,7 @@ from lossjax.analysis.attribution import CELLS, four_cells
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat, Windows, windows
 from lossjax.analysis.resampling import mean_interval, mean_intervals
+from lossjax.analysis.tables import table
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -252,32 +253,34 @@ def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
 
 def phase_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Each cell's contribution to ΔL from one evaluation to the next, means over runs; ΔA beside."""
-    rows: dict[str, list[Any]] = {
-        key: [] for key in ("cell", "from_epoch", "to_epoch", "what", "mean", "mean_low", "mean_high")
-    }
-    for name, found in runs.items():
-        changes = np.diff(found.accuracy, axis=1)
-        for what, values in [(cell, found.steps_cells[..., i]) for i, cell in enumerate(CELLS)] + [("ΔA", changes)]:
-            means = mean_intervals(values)
-            rows["cell"] += [name] * len(means)
-            rows["from_epoch"] += found.epochs[:-1].tolist()
-            rows["to_epoch"] += found.epochs[1:].tolist()
-            rows["what"] += [what] * len(means)
-            for key, column in (("mean", means.estimate), ("mean_low", means.low), ("mean_high", means.high)):
-                rows[key] += column.tolist()
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {
+            "cell": name,
+            "from_epoch": found.epochs[:-1],
+            "to_epoch": found.epochs[1:],
+            "what": what,
+            "mean": mean_intervals(values),
+        }
+        for name, found in runs.items()
+        for what, values in [
+            *((cell, found.steps_cells[..., i]) for i, cell in enumerate(CELLS)),
+            ("ΔA", np.diff(found.accuracy, axis=1)),
+        ]
+    )
 
 
 def move_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """How many examples went from one bin of the true class's probability to another within P windows; not empty."""
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in ("cell", "before", "after", "examples")}
-    for name, found in runs.items():
-        before, after = np.nonzero(found.moves)
-        columns["cell"].append(np.full(len(before), name))
-        columns["before"].append(BINS[before])
-        columns["after"].append(BINS[after])
-        columns["examples"].append(found.moves[before, after].astype(np.int64))
-    return {key: np.concatenate(parts) for key, parts in columns.items()}
+    return table(
+        {
+            "cell": name,
+            "before": BINS[before],
+            "after": BINS[after],
+            "examples": found.moves[before, after].astype(np.int64),
+        }
+        for name, found in runs.items()
+        for before, after in [np.nonzero(found.moves)]
+    )
 
 
 def plateau_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:

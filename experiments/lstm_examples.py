@@ -10,7 +10,7 @@ with a teacher's learnable labels in the same sizes. Sizes are also varied one a
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from lossjax.analysis.onset import Onset, best_evaluation, logrank_p, onset, see
 from lossjax.analysis.proportions import newcombe, wilson
 from lossjax.analysis.regimes import Flat, longest_window, observed_windows, seed_windows, windows
 from lossjax.analysis.resampling import difference_interval, mean_interval
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -391,54 +392,47 @@ CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
 def curve_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
-    rows: dict[str, list] = {
-        key: [] for key in ("cell", "metric", "epoch", "mean", "mean_low", "mean_high", "q10", "q90")
-    }
-    for name, cell in runs.items():
-        for metric in CURVES:
-            values = cell.metrics[metric].astype(np.float64)
-            mean = seed_curve(values)
-            rows["cell"] += [name] * len(cell.epochs)
-            rows["metric"] += [metric] * len(cell.epochs)
-            rows["epoch"] += cell.epochs.tolist()
-            rows["mean"] += mean.estimate.tolist()
-            rows["mean_low"] += mean.low.tolist()
-            rows["mean_high"] += mean.high.tolist()
-            rows["q10"] += np.quantile(values, 0.1, axis=0).tolist()
-            rows["q90"] += np.quantile(values, 0.9, axis=0).tolist()
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {
+            "cell": name,
+            "metric": metric,
+            "epoch": cell.epochs,
+            "mean": seed_curve(values),
+            "q10": np.quantile(values, 0.1, axis=0),
+            "q90": np.quantile(values, 0.9, axis=0),
+        }
+        for name, cell in runs.items()
+        for metric, values in ((metric, cell.metrics[metric].astype(np.float64)) for metric in CURVES)
+    )
 
 
 def onset_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """One minus Kaplan–Meier: the share of runs with onset by each epoch."""
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in ("cell", "epoch", "share", "share_low", "share_high")}
-    for name, cell in runs.items():
-        curve = survival(cell.onset_epochs, cell.onset.observed)
-        share: Intervals = curve.share
-        columns["cell"].append(np.full(len(curve.times), name))
-        columns["epoch"].append(curve.times)
-        columns["share"].append(1 - share.estimate)
-        columns["share_low"].append(1 - share.high)
-        columns["share_high"].append(1 - share.low)
-    return {key: np.concatenate(parts) for key, parts in columns.items()}
+
+    def onsets(left: Intervals) -> Intervals:
+        return Intervals(1 - left.estimate, 1 - left.high, 1 - left.low)
+
+    return table(
+        {"cell": name, "epoch": curve.times, "share": onsets(curve.share)}
+        for name, curve in ((name, survival(cell.onset_epochs, cell.onset.observed)) for name, cell in runs.items())
+    )
 
 
 def regime_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     letters = ("P", "O", "K", "S", "G", "W", "N")
-    table: dict[str, np.ndarray] = {"cell": np.array(list(runs))}
-    for letter in letters:
-        table[letter] = np.array([np.mean(cell.last_regime == letter) for cell in runs.values()])
-    return table
+    return table(
+        {"cell": name, **{letter: np.mean(cell.last_regime == letter) for letter in letters}}
+        for name, cell in runs.items()
+    )
 
 
 def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """C3's contrasts one at a time, and C4's."""
-    rows: dict[str, list] = {key: [] for key in ("group", "label", "estimate", "low", "high", "outcome")}
+    rows: list[dict[str, Any]] = []
 
     def add(group: str, label: str, interval: lj.Interval, outcome: str) -> None:
-        values = (group, label, interval.estimate, interval.low, interval.high, outcome)
-        for key, value in zip(rows, values, strict=True):
-            rows[key].append(value)
+        bounds = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+        rows.append({"group": group, "label": label, **bounds, "outcome": outcome})
 
     one_at_a_time = {
         "1 → 5 features, 16 → 32 units (W1 → W2)": (W1, W2),
@@ -465,20 +459,20 @@ def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
             add(f"plateau {task}", label, more, judge(more, threshold=FIVE_POINTS))
             gain = paired(a, b, a.best_accuracy, b.best_accuracy)
             add(f"accuracy {task}", label, gain, "")
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(rows)
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
-    from lossjax.reports import plots
+    from lossjax.reports import panels, plots
 
     curves, onsets, contrasts = (findings.tables[name] for name in ("curves", "onset", "contrasts"))
 
     def curve(cell: str, metric: str, label: str) -> plots.Curve:
         rows = (curves["cell"] == cell) & (curves["metric"] == metric)
-        columns = (curves[key][rows] for key in ("epoch", "mean", "mean_low", "mean_high", "q10", "q90"))
+        columns = (curves[key][rows] for key in ("epoch", *with_bounds("mean"), "q10", "q90"))
         return plots.Curve(label, metric.split("_")[0], *columns)
 
-    def panels(task: str, levels: Mapping[str, float]) -> list[plots.Panel]:
+    def panels_of(task: str, levels: Mapping[str, float]) -> list[plots.Panel]:
         return [
             plots.Panel(
                 f"{workload}\n{size.features} feature{'s'[: size.features > 1]}, {size.hidden} units, "
@@ -491,13 +485,13 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             for workload, size in WORKLOADS.items()
         ]
 
-    def onset_of(label: str, cell: str) -> plots.OnsetCurve:
+    def onset_of(label: str, cell: str) -> panels.OnsetCurve:
         rows = onsets["cell"] == cell
         share = onsets["share"][rows]
         # no event yet, no bounds yet: Kaplan–Meier is 0 there
         low, high = (np.nan_to_num(onsets[key][rows], nan=0.0) for key in ("share_low", "share_high"))
         reached = findings.numbers[f"{cell}: runs with onset"].estimate
-        return plots.OnsetCurve(label, onsets["epoch"][rows], share, low, high, censored=1 - reached)
+        return panels.OnsetCurve(label, onsets["epoch"][rows], share, low, high, censored=1 - reached)
 
     def forest(kind: str, unit: str, negligible: tuple[float, float], title: str, *tasks: str) -> object:
         names = {task: f"{'learnable' if task == 'teacher' else task} labels" for task in tasks}
@@ -516,17 +510,17 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     )
     return {
         "random_labels": lj.Figure(
-            plots.loss_and_accuracy(panels("random", {"chance": 0.5})),
+            plots.loss_and_accuracy(panels_of("random", {"chance": 0.5})),
             "Random labels: the training set is memorised, the held-out loss only rises, held-out accuracy stays at "
             f"chance. {bands}",
         ),
         "learnable_labels": lj.Figure(
-            plots.loss_and_accuracy(panels("teacher", {"chance": 0.5, "Bayes": 0.9})),
+            plots.loss_and_accuracy(panels_of("teacher", {"chance": 0.5, "Bayes": 0.9})),
             "A teacher's labels in the same sizes: the held-out loss turns and rises by far; held-out accuracy loses "
             f"a point or none. Bayes accuracy is a mean over teachers. {bands}",
         ),
         "onset": lj.Figure(
-            plots.onset_curves(
+            panels.onset_curves(
                 [
                     onset_of("W1: 1 feature, 16 units", f"teacher-{W1}"),
                     onset_of("W1 + 4 irrelevant features", f"teacher-{IRRELEVANT[0]}"),

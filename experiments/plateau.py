@@ -10,7 +10,6 @@ plateau is one in which loss falls and accuracy is flat (P).
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from lossjax.analysis.onset import best_evaluation, seed_curve
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat, longest_window, observed_windows, windows
 from lossjax.analysis.resampling import mean_interval
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -282,61 +282,67 @@ LETTERS = ("P", "O", "K", "S", "G", "W", "N")
 
 def regime_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Share of all members in each regime, by where the window of 20 % of training begins; non-finite count as N."""
-    rows: dict[str, list[Any]] = {key: [] for key in ("cell", "begin", "letter", "share")}
-    for name, found in runs.items():
+
+    def share(found: Runs, letter: str) -> np.ndarray:
         missing = found.num_members - len(found.letters)
-        for letter in LETTERS:
-            counts = (found.letters == letter).sum(axis=0) + (missing if letter == "N" else 0)
-            rows["cell"] += [name] * len(counts)
-            rows["begin"] += (np.arange(len(counts)) / EVALS).tolist()
-            rows["letter"] += [letter] * len(counts)
-            rows["share"] += (counts / found.num_members).tolist()
-    return {key: np.array(column) for key, column in rows.items()}
+        counts = (found.letters == letter).sum(axis=0) + (missing if letter == "N" else 0)
+        return np.asarray(counts / found.num_members)
+
+    return table(
+        {
+            "cell": name,
+            "begin": np.arange(found.letters.shape[1]) / EVALS,
+            "letter": letter,
+            "share": share(found, letter),
+        }
+        for name, found in runs.items()
+        for letter in LETTERS
+    )
 
 
 def plateau_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Regimes of the windows of falling training loss and flat held-out accuracy; each run with any counts once."""
-    table: dict[str, list[Any]] = {key: [] for key in ("cell", "runs", *LETTERS)}
-    for name, found in runs.items():
+
+    def share(found: Runs, letter: str) -> float:
         counts = found.flat.sum(axis=1)
         have = counts > 0
-        table["cell"].append(name)
-        table["runs"].append(int(have.sum()))
-        for letter in LETTERS:
-            mine = (found.flat & (found.letters == letter))[have].sum(axis=1) / counts[have]
-            table[letter].append(float(mine.mean()) if have.any() else float("nan"))
-    return {key: np.array(column) for key, column in table.items()}
+        mine = (found.flat & (found.letters == letter))[have].sum(axis=1) / counts[have]
+        return float(mine.mean()) if have.any() else float("nan")
+
+    return table(
+        {
+            "cell": name,
+            "runs": int(found.flat.any(axis=1).sum()),
+            **{letter: share(found, letter) for letter in LETTERS},
+        }
+        for name, found in runs.items()
+    )
 
 
 def share_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Share of runs with a held-out plateau, for every model; the outcome for LSTMs."""
-    verdicts = {name: plateau_verdict(name, found) for name, found in runs.items()}
-    return {
-        "cell": np.array(list(runs)),
-        "share": np.array([verdict.estimate.estimate for verdict in verdicts.values()]),
-        "share_low": np.array([verdict.estimate.low for verdict in verdicts.values()]),
-        "share_high": np.array([verdict.estimate.high for verdict in verdicts.values()]),
-        "outcome": np.array([v.outcome if name.endswith("-lstm") else "" for name, v in verdicts.items()]),
-    }
+    return table(
+        {"cell": name, "share": verdict.estimate, "outcome": verdict.outcome if name.endswith("-lstm") else ""}
+        for name, verdict in ((name, plateau_verdict(name, found)) for name, found in runs.items())
+    )
 
 
 CURVES = ("train_loss", "held_out_loss", "train_accuracy", "held_out_accuracy")
 
 
 def curve_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
-    rows: dict[str, list[Any]] = {
-        key: [] for key in ("cell", "metric", "epoch", "mean", "mean_low", "mean_high", "q10", "q90")
-    }
-    for name, found in runs.items():
-        for metric in CURVES:
-            values = found.metrics[metric]
-            mean = seed_curve(values)
-            rows["cell"] += [name] * len(found.epochs)
-            rows["metric"] += [metric] * len(found.epochs)
-            columns = (found.epochs, mean.estimate, mean.low, mean.high, *np.quantile(values, (0.1, 0.9), axis=0))
-            for key, column in zip(list(rows)[2:], columns, strict=True):
-                rows[key] += column.tolist()
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {
+            "cell": name,
+            "metric": metric,
+            "epoch": found.epochs,
+            "mean": seed_curve(values),
+            "q10": np.quantile(values, 0.1, axis=0),
+            "q90": np.quantile(values, 0.9, axis=0),
+        }
+        for name, found in runs.items()
+        for metric, values in ((metric, found.metrics[metric]) for metric in CURVES)
+    )
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
@@ -356,7 +362,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     def curve(name: str, metric: str, label: str) -> plots.Curve:
         rows = (curves["cell"] == name) & (curves["metric"] == metric)
-        columns = (curves[key][rows] for key in ("epoch", "mean", "mean_low", "mean_high", "q10", "q90"))
+        columns = (curves[key][rows] for key in ("epoch", *with_bounds("mean"), "q10", "q90"))
         return plots.Curve(label, "train" if metric.startswith("train") else "test", *columns)
 
     def panel(task: str) -> plots.Panel:

@@ -16,21 +16,24 @@ from typing import Any, Final, Literal
 import numpy as np
 
 import lossjax as lj
-from lossjax.analysis.onset import Onset, best_evaluation, logrank_p, onset, patience_stop
-from lossjax.analysis.proportions import bonett_price, wilson
-from lossjax.analysis.regimes import Flat, observed_windows
+from lossjax.analysis.arms import Arm, Limits, Pair, Stop, arm
+from lossjax.analysis.onset import logrank_p
+from lossjax.analysis.regimes import Flat
 from lossjax.analysis.resampling import mean_interval
-from lossjax.analysis.significance import holm, mean_beyond_p
-from lossjax.analysis.summary import last_regimes, outcomes
+from lossjax.analysis.significance import holm
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
 
 FLAT = Flat(loss=0.02, accuracy=0.02)  # of one run by its estimates, on some 500 test examples
-SMALLEST_PAID = 0.01  # nats
-SMALLEST_PARTED = 0.1  # of the runs
-MOST_LOSS, MOST_ACCURACY = 0.01, 0.005  # nats and share of examples by which the best may be worse
-MOST_NONFINITE = 0.05
+LIMITS = Limits(
+    paid=0.01,  # nats
+    parted=0.1,  # of the runs
+    loss=0.01,  # nats by which the best may be worse
+    accuracy=0.005,
+    nonfinite=0.05,  # of the runs
+)
 MEASURES = (
     "D, the test loss where validation accuracy is highest minus that where validation loss is lowest (nats: what "
     "choosing by accuracy costs), and P, the share of all runs whose test loss is higher at the end than there by more "
@@ -86,7 +89,8 @@ RATE, MOMENTUM_RATE = 1e-2, 1e-1
 class Place:
     """A data set with its baseline: a quarter of the training examples."""
 
-    name: str
+    name: str  # in the tables; its last word is the cell's
+    shown: str
     task: Any
     train_size: int
     steps: int
@@ -97,6 +101,10 @@ class Place:
     def cell(self) -> str:
         return self.name.rsplit(" ", 1)[-1]
 
+    @property
+    def baseline(self) -> dict[str, float]:
+        return {"learning_rate": RATE, **dict.fromkeys(REGULARISERS.values(), 0.0), "train_size": self.train_size}
+
 
 # a teacher of its own a seed; at this temperature their mean Bayes accuracy is 0.90 (sd 0.03)
 TEACHER = lj.tasks.Teacher(
@@ -104,172 +112,92 @@ TEACHER = lj.tasks.Teacher(
 )
 DIGITS = lj.tasks.Digits(val_fraction=0.2, test_fraction=0.3)
 PLACES = (
-    Place("teacher", TEACHER, train_size=250, steps=240),
-    Place("digits", DIGITS, train_size=224, steps=320),
-    Place("noisy digits", DIGITS, train_size=224, steps=320, label_noise=0.2),
-    Place("vowels", lj.tasks.JapaneseVowels(val_fraction=0.4), train_size=40, steps=128, whole=False),
+    Place("teacher", "teacher", TEACHER, train_size=250, steps=240),
+    Place("digits", "digits", DIGITS, train_size=224, steps=320),
+    Place("noisy digits", "digits, 20 % label noise", DIGITS, train_size=224, steps=320, label_noise=0.2),
+    Place("vowels", "JapaneseVowels", lj.tasks.JapaneseVowels(val_fraction=0.4), train_size=40, steps=128, whole=False),
 )
-PLACE_NAMES = {
-    "teacher": "teacher",
-    "digits": "digits",
-    "noisy digits": "digits, 20 % label noise",
-    "vowels": "JapaneseVowels",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """Something to change about the baseline, in doses; ``field`` is a hyperparameter."""
+    """Something to change about the baseline, in doses."""
 
-    key: str
     name: str
-    field: str
+    title: str  # of its column in a figure
+    unit: str  # what a dose is
     doses: tuple[float, ...]  # without the baseline's
+    baseline: float = 0.0
 
 
-REGULARISERS = (
-    Remedy("dropout", "dropout", "dropout", (0.25, 0.5, 0.75)),
-    Remedy("l2", "L2 in the gradient", "l2", (1e-3, 3e-3, 1e-2)),
-    Remedy("decay", "decoupled weight decay", "weight_decay", (0.1, 0.3, 1.0)),
-    Remedy("smoothing", "label smoothing", "label_smoothing", (0.05, 0.1, 0.2)),
-)
-RATES = Remedy("rate", "learning rate, Adam", "learning_rate", (1e-3, 3e-3, 3e-2))
-MOMENTUM = Remedy("momentum", "learning rate, momentum", "learning_rate", (3e-2, 1e-1, 3e-1))
-TIMES = (2, 4)  # the training examples
-PATIENCES = (1, 2, 4)  # evaluations
+REMEDIES: Final = {
+    "dropout": Remedy("dropout", "dropout", "rate", (0.25, 0.5, 0.75)),
+    "l2": Remedy("L2 in the gradient", "L2 in\nthe gradient", "coefficient", (1e-3, 3e-3, 1e-2)),
+    "decay": Remedy("decoupled weight decay", "decoupled\nweight decay", "coefficient", (0.1, 0.3, 1.0)),
+    "smoothing": Remedy("label smoothing", "label\nsmoothing", "weight", (0.05, 0.1, 0.2)),
+    "rate": Remedy("learning rate, Adam", "learning rate,\nAdam", "rate", (1e-3, 3e-3, 3e-2), RATE),
+    "momentum": Remedy(
+        "learning rate, momentum", "learning rate,\nmomentum", "rate", (3e-2, 1e-1, 3e-1), MOMENTUM_RATE
+    ),
+    "steps": Remedy("training examples, same steps", "examples,\nsame steps", "times the baseline's", (2, 4), 1),
+    "epochs": Remedy("training examples, same epochs", "examples,\nsame epochs", "times the baseline's", (4,), 1),
+    "stop-loss": Remedy("patience", "early stopping", "patience (evaluations)", (1, 2, 4), float("inf")),
+}
+REGULARISERS: Final = {  # the hyperparameter whose dose it is
+    "dropout": "dropout",
+    "l2": "l2",
+    "decay": "weight_decay",
+    "smoothing": "label_smoothing",
+}
 STOPPED_BY: Final[Mapping[str, tuple[str, Literal["lowest", "highest"]]]] = {
     "stop-loss": ("loss", "lowest"),
     "stop-accuracy": ("accuracy", "highest"),
     "stop-brier": ("brier", "lowest"),
     "stop-refinement": ("refinement", "lowest"),
 }
-REMEDY_NAMES = {
-    **{remedy.key: remedy.name for remedy in (*REGULARISERS, RATES, MOMENTUM)},
-    "steps": "training examples, same steps",
-    "epochs": "training examples, same epochs",
-    "stop-loss": "patience, validation loss",
-    "stop-accuracy": "patience, validation accuracy",
-    "stop-brier": "patience, validation Brier score",
-    "stop-refinement": "patience, validation loss at T*",
-}
+
+
+def remedy(key: str) -> Remedy:
+    """Stopping has the same doses by whichever metric."""
+    return REMEDIES["stop-loss" if key in STOPPED_BY else key]
 
 
 def sweep(scale: str) -> lj.Sweep:
     full = scale == "full"
-    measure = lj.Measure(splits=("val", "test"), num_groups=0)
+    most = max(REMEDIES["epochs"].doses)
     cells, hyperparams = {}, {}
+
+    def add(name: str, place: Place, population: lj.Hyperparams, optimizer: Any = "adam", times: int = 1) -> None:
+        config = lj.TrainConfig(
+            batch_size=BATCH,
+            num_steps=times * (place.steps if full else 48),
+            num_evals=EVALS,
+            optimizer=optimizer,
+            measure=lj.Measure(splits=("val", "test"), num_groups=0),
+        )
+        cells[name] = lj.Cell(place.task, LSTM, config)
+        hyperparams[name] = population
+
     for place in PLACES:
         if place.label_noise:
             continue  # in the cells of the same data without noise
-        noise = {"label_noise": [one.label_noise for one in PLACES if one.cell == place.cell]}
-        noise = noise if len(noise["label_noise"]) > 1 else {}
-        baseline = baseline_of(place)
-        varied = [{}, *({one.field: dose} for one in (*REGULARISERS, RATES) for dose in one.doses)]
-        varied += [{"train_size": times * place.train_size} for times in TIMES]
-        rows = [
-            baseline | change | {"label_noise": level} for level in noise.get("label_noise", [0.0]) for change in varied
-        ]
-        steps = place.steps if full else 48
-
-        def config(num_steps: int, optimizer: Literal["adam", "momentum"], place: Place = place) -> lj.TrainConfig:
-            return lj.TrainConfig(
-                batch_size=BATCH,
-                num_steps=num_steps,
-                num_evals=EVALS,
-                optimizer=optimizer,
-                measure=measure,
-            )
-
-        cells[place.cell] = lj.Cell(place.task, LSTM, config(steps, "adam"))
-        hyperparams[place.cell] = lj.Hyperparams(
-            **{name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
-        )
-        if not place.whole:
-            continue
-        cells[f"{place.cell}-momentum"] = lj.Cell(place.task, LSTM, config(steps, "momentum"))
-        hyperparams[f"{place.cell}-momentum"] = lj.grid(
-            learning_rate=MOMENTUM.doses, train_size=place.train_size, **noise
-        )
-        most = TIMES[-1]
-        cells[f"{place.cell}-longer"] = lj.Cell(place.task, LSTM, config(most * steps, "adam"))
-        hyperparams[f"{place.cell}-longer"] = lj.grid(learning_rate=RATE, train_size=most * place.train_size, **noise)
+        noises = [one.label_noise for one in PLACES if one.cell == place.cell]
+        noise: dict[str, Any] = {"label_noise": noises} if len(noises) > 1 else {}
+        fields = REGULARISERS | {"rate": "learning_rate"}
+        varied = [{}, *({field: dose} for key, field in fields.items() for dose in REMEDIES[key].doses)]
+        varied += [{"train_size": times * place.train_size} for times in REMEDIES["steps"].doses]
+        rows = [place.baseline | change | {"label_noise": level} for level in noises for change in varied]
+        main = {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
+        add(place.cell, place, lj.Hyperparams(**main))
+        if place.whole:
+            rates, larger = REMEDIES["momentum"].doses, most * place.train_size
+            slow = lj.grid(learning_rate=rates, train_size=place.train_size, **noise)
+            add(f"{place.cell}-momentum", place, slow, optimizer="momentum")
+            add(f"{place.cell}-longer", place, lj.grid(learning_rate=RATE, train_size=larger, **noise), times=int(most))
     return lj.Sweep(cells=cells, hyperparams=hyperparams, seeds=100 if full else 6, part_size=64)
 
 
-def baseline_of(place: Place) -> dict[str, float]:
-    fields = {one.field: 0.0 for one in REGULARISERS}
-    return {"learning_rate": RATE, **fields, "train_size": place.train_size}
-
-
 # What is concluded -------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Arm:
-    """One dose in one place: a number a seed, nan where the run stopped being finite."""
-
-    seeds: np.ndarray  # [seed]
-    finite: np.ndarray  # [seed]
-    values: Mapping[str, np.ndarray]  # [seed] as in ``outcomes``; val_loss and val_accuracy: the best on validation
-    letters: np.ndarray  # [seed] the regime from the best validation loss to the end; "nonfinite"
-    onset: Onset
-    num_evals: int
-
-    @property
-    def parted(self) -> np.ndarray:
-        """[seed] whether O or K at the end."""
-        return np.asarray(self.letters == "O/K")
-
-    def mean(self, name: str) -> lj.Interval:
-        return mean_interval(self.values[name][self.finite])
-
-    @property
-    def share_nonfinite(self) -> lj.Interval:
-        return wilson(int((~self.finite).sum()), len(self.finite))
-
-    def share(self, letter: str) -> lj.Interval:
-        return wilson(int((self.letters == letter).sum()), len(self.letters))
-
-    @property
-    def cost(self) -> float:
-        """Mean best validation loss, by which doses are tuned; infinite where too many runs are not finite."""
-        if (~self.finite).mean() > MOST_NONFINITE:
-            return float("inf")
-        return float(self.values["val_loss"][self.finite].mean())
-
-
-def arm(history: lj.History, stop: tuple[str, int] | None = None) -> Arm:
-    """``stop`` is what runs are stopped by, as in ``STOPPED_BY``, and the patience in evaluations."""
-    curves = {name: np.asarray(values, np.float64) for name, values in history.metrics.items() if values.ndim == 2}
-    last = np.full(history.num_members, history.num_evals - 1)
-    if stop is not None:
-        metric, best = STOPPED_BY[stop[0]]
-        last = patience_stop(curves[f"val_{metric}"], best, stop[1])
-    # what comes after the end has not been seen
-    after = np.arange(history.num_evals) > last[:, None]
-    curves = {name: np.where(after, np.nan, values) for name, values in curves.items()}
-    finite = history.finite
-    four = [curves[name][finite] for name in ("val_loss", "val_accuracy", "test_loss", "test_accuracy")]
-    found = outcomes(four[0], four[1], four[2], four[3], history.steps, last=last[finite])
-    found |= {"val_loss": np.nanmin(four[0], axis=1), "val_accuracy": np.nanmax(four[1], axis=1)}
-    values = {name: np.full(history.num_members, np.nan) for name in found}
-    for name in found:
-        values[name][finite] = found[name]
-    letters = np.full(history.num_members, "nonfinite", dtype="<U9")
-    letters[finite] = last_regimes(four[0], four[2], four[3], flat=FLAT, last=last[finite])
-    broke = np.where(finite, history.num_evals, np.searchsorted(history.steps, history.nonfinite_step))
-    return Arm(
-        seeds=history.seeds["data"],
-        finite=finite,
-        values=values,
-        letters=letters,
-        onset=onset(
-            observed_windows(curves["test_loss"], curves["test_accuracy"], flat=FLAT).letters,
-            best_evaluation(curves["val_loss"], "lowest"),
-            nonfinite=broke,
-        ),
-        num_evals=history.num_evals,
-    )
 
 
 Doses = Mapping[float, Arm]  # by dose, ascending
@@ -278,107 +206,67 @@ Doses = Mapping[float, Arm]  # by dose, ascending
 def doses_of(place: Place, histories: Mapping[str, lj.History]) -> dict[str, Doses]:
     """Remedy → its doses with the baseline's."""
 
-    def chosen(history: lj.History, **labels: float) -> lj.History:
-        noisy = {"label_noise": place.label_noise} if "label_noise" in history.hyperparams else {}
-        return history.select(**labels, **noisy)
+    def trained(cell: str, stop: Stop | None = None, **labels: float) -> Arm:
+        history = histories[cell]
+        noise = {"label_noise": place.label_noise} if "label_noise" in history.hyperparams else {}
+        return arm(history.select(**labels, **noise), flat=FLAT, stop=stop)
 
-    main, baseline = histories[place.cell], baseline_of(place)
-    untreated = chosen(main, **baseline)
-    base = arm(untreated)
+    main, baseline = place.cell, place.baseline
+    base = trained(main, **baseline)
     found: dict[str, dict[float, Arm]] = {}
-    for one in (*REGULARISERS, RATES):
-        found[one.key] = {dose: arm(chosen(main, **baseline | {one.field: dose})) for dose in one.doses}
-        found[one.key][baseline[one.field]] = base
-    sizes = {times: times * place.train_size for times in TIMES}
-    found["steps"] = {1: base, **{t: arm(chosen(main, **baseline | {"train_size": n})) for t, n in sizes.items()}}
+    for key, field in (REGULARISERS | {"rate": "learning_rate"}).items():
+        found[key] = {dose: trained(main, **baseline | {field: dose}) for dose in REMEDIES[key].doses}
+        found[key][REMEDIES[key].baseline] = base
+    sizes = {times: times * place.train_size for times in REMEDIES["steps"].doses}
+    found["steps"] = {1: base, **{n: trained(main, **baseline | {"train_size": size}) for n, size in sizes.items()}}
     if place.whole:
-        momentum = histories[f"{place.cell}-momentum"]
-        found["momentum"] = {dose: arm(chosen(momentum, learning_rate=dose)) for dose in MOMENTUM.doses}
-        found["epochs"] = {1: base, TIMES[-1]: arm(chosen(histories[f"{place.cell}-longer"]))}
-    for key in STOPPED_BY:
-        found[key] = {float("inf"): base, **{patience: arm(untreated, (key, patience)) for patience in PATIENCES}}
+        rates = REMEDIES["momentum"].doses
+        found["momentum"] = {rate: trained(f"{main}-momentum", learning_rate=rate) for rate in rates}
+        found["epochs"] = {1: base, max(REMEDIES["epochs"].doses): trained(f"{main}-longer")}
+    for key, (metric, best) in STOPPED_BY.items():
+        found[key] = {float("inf"): base}
+        for patience in REMEDIES["stop-loss"].doses:
+            found[key][patience] = trained(main, Stop(metric, best, int(patience)), **baseline)
     return {key: dict(sorted(doses.items())) for key, doses in found.items()}
 
 
-def without(key: str) -> float:
-    """The baseline's dose."""
-    if key in STOPPED_BY:
+def cost(one: Arm) -> float:
+    """Mean best validation loss, by which doses are tuned; infinite where too many runs are not finite."""
+    if (~one.finite).mean() > LIMITS.nonfinite:
         return float("inf")
-    return {"rate": RATE, "momentum": MOMENTUM_RATE, "steps": 1.0, "epochs": 1.0}.get(key, 0.0)
+    return float(one.values["val_loss"][one.finite].mean())
 
 
 def tuned(doses: Doses, *, among: Sequence[float] | None = None) -> float:
     """The dose of the lowest mean validation loss."""
-    return min(doses if among is None else among, key=lambda dose: doses[dose].cost)
+    return min(doses if among is None else among, key=lambda dose: cost(doses[dose]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One contrast, treated minus untreated, by seed."""
+    """One contrast, by seed."""
 
     claim: str
     place: Place
     name: str
     rule: str
     told: str  # what is compared
-    either: bool  # whether any difference counts, or only a reduction
-    treated: Arm
-    untreated: Arm
-
-    def difference(self, name: str) -> np.ndarray:
-        """[seed] of the pairs in which both are finite."""
-        return paired(self.treated.values[name], self.untreated.values[name])
+    pair: Pair
 
     @property
-    def paid(self) -> lj.Interval:
-        return mean_interval(self.difference("loss_paid"))
+    def either(self) -> bool:
+        """Whether any difference counts, or only a reduction."""
+        return self.claim == "C13"
 
     @property
-    def parted(self) -> lj.Interval:
-        now, before = self.treated.parted, self.untreated.parted
-        return bonett_price(int((now & ~before).sum()), int((before & ~now).sum()), len(now))
-
-    @property
-    def p_values(self) -> tuple[float, float]:
-        """That D, and that P, differs by no more than the smallest effect of interest."""
-        parted = self.treated.parted.astype(float) - self.untreated.parted
-        return (
-            p_beyond(self.difference("loss_paid"), SMALLEST_PAID, either=self.either),
-            p_beyond(parted, SMALLEST_PARTED, either=self.either),
-        )
-
-    @property
-    def gate(self) -> str:
-        """``"non-inferior"``, ``"inferior"`` or ``"unresolved"``: the best loss and accuracy."""
-        sign = -1.0 if self.either and self.paid.estimate > 0 else 1.0
-        better = self.untreated if sign < 0 else self.treated
-        if (~better.finite).mean() > MOST_NONFINITE:
-            return "inferior"
-        loss = judge(mean_interval(sign * self.difference("loss_best")), claim="less", threshold=MOST_LOSS)
-        accuracy = judge(mean_interval(sign * self.difference("accuracy_best")), threshold=-MOST_ACCURACY)
-        if "refuted" in (loss, accuracy):
-            return "inferior"
-        return "non-inferior" if (loss, accuracy) == ("supported", "supported") else "unresolved"
-
-
-def paired(treated: np.ndarray, untreated: np.ndarray) -> np.ndarray:
-    difference = treated - untreated
-    return np.asarray(difference[np.isfinite(difference)])
-
-
-def p_beyond(differences: np.ndarray, smallest: float, *, either: bool) -> float:
-    """p of a t test that the mean is not below −smallest; with ``either``, that it lies within ±smallest."""
-    below = mean_beyond_p(differences, -smallest, "below")
-    return min(1.0, 2 * min(below, mean_beyond_p(differences, smallest, "above"))) if either else below
+    def best(self) -> str:
+        """What ``GATE`` asks: ``"non-inferior"``, ``"inferior"`` or ``"unresolved"``."""
+        return self.pair.best(LIMITS, either=self.either)
 
 
 def measured(interval: lj.Interval, smallest: float, adjusted_p: float, *, either: bool) -> str:
     """What one measure says: ``"supported"``, ``"refuted"`` or ``"unresolved"``."""
-    if either:
-        beyond = interval.high < -smallest or interval.low > smallest
-        outcome = "supported" if beyond else "refuted" if interval.within(-smallest, smallest) else "unresolved"
-    else:
-        outcome = judge(interval, claim="less", smallest=smallest)
+    outcome = judge(interval, claim="different" if either else "less", smallest=smallest)
     return "unresolved" if outcome == "supported" and adjusted_p > 0.05 else outcome
 
 
@@ -399,11 +287,11 @@ def rows_of(place: Place, found: Mapping[str, Doses]) -> tuple[list[Row], list[l
     base = found["steps"][1]
 
     def add(claim: str, name: str, rule: str, told: str, treated: Arm, untreated: Arm) -> None:
-        rows.append(Row(claim, place, name, rule, told, claim == "C13", treated, untreated))
+        rows.append(Row(claim, place, name, rule, told, Pair(treated, untreated)))
 
-    for one in REGULARISERS:
-        dose = tuned(found[one.key], among=one.doses)
-        add("C11", one.name, REDUCES_RULE, f"{one.name} {dose:g} against none", found[one.key][dose], base)
+    for key in REGULARISERS:
+        name, dose = REMEDIES[key].name, tuned(found[key], among=REMEDIES[key].doses)
+        add("C11", name, REDUCES_RULE, f"{name} {dose:g} against none", found[key][dose], base)
     add("C12", "early stopping", STOPPING_RULE, "patience of 2 evaluations", found["stop-loss"][2], base)
 
     rates = found["rate"]
@@ -419,28 +307,27 @@ def rows_of(place: Place, found: Mapping[str, Doses]) -> tuple[list[Row], list[l
         told = f"momentum at {momentum:g} against Adam at {tuned(rates):g}"
         add("C13", "optimiser", OPTIMISER_RULE, told, found["momentum"][momentum], best)
 
-    most = TIMES[-1]
     for key, name in (("steps", "data, same steps"), ("epochs", "data, same epochs")):
-        if key not in found:
-            continue
-        told = f"{most * place.train_size} examples against {place.train_size}"
-        add("C14", name, DATA_RULE, told, found[key][most], base)
+        if key in found:
+            most = max(REMEDIES[key].doses)
+            told = f"{most * place.train_size} examples against {place.train_size}"
+            add("C14", name, DATA_RULE, told, found[key][most], base)
     return rows, verdicts
 
 
 def as_good(one: Arm, best: Arm) -> bool:
     """On validation, by the means: what ``RATE_RULE`` takes for a rate as good as the best."""
-    if not np.isfinite(one.cost):
+    if not np.isfinite(cost(one)):
         return False
-    accuracy, best_accuracy = (a.values["val_accuracy"][a.finite].mean() for a in (one, best))
-    return one.cost <= best.cost + MOST_LOSS and accuracy >= best_accuracy - MOST_ACCURACY
+    accuracy, best_accuracy = (each.values["val_accuracy"][each.finite].mean() for each in (one, best))
+    return cost(one) <= cost(best) + LIMITS.loss and accuracy >= best_accuracy - LIMITS.accuracy
 
 
 def no_other_rate(place: Place, rate: float) -> lj.Verdict:
     return lj.Verdict(
         claim="C13",
         statement=STATEMENTS["C13"],
-        where=f"{PLACE_NAMES[place.name]}: learning rate",
+        where=f"{place.shown}: learning rate",
         contrast="D with minus without (nats)",
         rule=RATE_RULE,
         estimate=lj.Interval(float("nan"), float("nan"), float("nan")),
@@ -460,42 +347,45 @@ def judged(rows: Sequence[Row]) -> list[lj.Verdict]:
     verdicts = []
     for claim in STATEMENTS:
         own = [row for row in rows if row.claim == claim]
-        adjusted = holm(np.array([p for row in own for p in row.p_values])).reshape(-1, 2)
+        adjusted = holm(np.array([p for row in own for p in row.pair.p_values(LIMITS, either=row.either)])).reshape(
+            -1, 2
+        )
         verdicts += [verdict_of(row, *pair) for row, pair in zip(own, adjusted.tolist(), strict=True)]
     return verdicts
 
 
 def verdict_of(row: Row, paid_p: float, parted_p: float) -> lj.Verdict:
+    pair, paid, parted = row.pair, row.pair.mean("loss_paid"), row.pair.parted
     measures = (
-        measured(row.paid, SMALLEST_PAID, paid_p, either=row.either),
-        measured(row.parted, SMALLEST_PARTED, parted_p, either=row.either),
+        measured(paid, LIMITS.paid, paid_p, either=row.either),
+        measured(parted, LIMITS.parted, parted_p, either=row.either),
     )
-    loss, accuracy = (mean_interval(row.difference(name)) for name in ("loss_best", "accuracy_best"))
-    onsets = [one.onset for one in (row.treated, row.untreated)]
+    onsets = [one.onset for one in (pair.treated, pair.untreated)]
     p_value = logrank_p(*(part for one in onsets for part in (one.evaluation, one.observed)))
 
     def change(name: str) -> str:
-        return f"{row.untreated.mean(name).estimate:.3f} → {row.treated.mean(name).estimate:.3f}"
+        return f"{pair.untreated.mean(name).estimate:.3f} → {pair.treated.mean(name).estimate:.3f}"
 
-    parted, both = (
-        [100 * one.share(letter).estimate for one in (row.untreated, row.treated)] for letter in ("O/K", "W")
-    )
-    seen = [100 * one.onset.share().estimate for one in (row.untreated, row.treated)]
+    def shares(letter: str) -> str:
+        return " → ".join(f"{100 * one.share(letter).estimate:.0f}" for one in (pair.untreated, pair.treated))
+
+    seen = [100 * one.onset.share().estimate for one in (pair.untreated, pair.treated)]
     return lj.Verdict(
         claim=row.claim,
         statement=STATEMENTS[row.claim],
-        where=f"{PLACE_NAMES[row.place.name]}: {row.name}",
+        where=f"{row.place.shown}: {row.name}",
         contrast="D with minus without (nats)",
         rule=row.rule,
-        estimate=row.paid,
-        outcome=concluded(measures, row.gate),
-        num_seeds=len(row.treated.seeds),
+        estimate=paid,
+        outcome=concluded(measures, row.best),
+        num_seeds=len(pair.treated.seeds),
         scope=scope(row.place),
         note=(
-            f"{row.told}: D {change('loss_paid')} nats ({measures[0]}); P {parted[0]:.0f} → {parted[1]:.0f} %, "
-            f"difference {row.parted} ({measures[1]}), both worse (W) {both[0]:.0f} → {both[1]:.0f} %; best "
-            f"{row.gate}: loss by {loss}, accuracy by {accuracy}; final loss {change('loss_end')}, accuracy "
-            f"{change('accuracy_end')}; onset in {seen[0]:.0f} → {seen[1]:.0f} % of runs (log-rank p = {p_value:.2g})"
+            f"{row.told}: D {change('loss_paid')} nats ({measures[0]}); P {shares('O/K')} %, "
+            f"difference {parted} ({measures[1]}), both worse (W) {shares('W')} %; best "
+            f"{row.best}: loss by {pair.mean('loss_best')}, accuracy by {pair.mean('accuracy_best')}; final loss "
+            f"{change('loss_end')}, accuracy {change('accuracy_end')}; onset in {seen[0]:.0f} → {seen[1]:.0f} % of "
+            f"runs (log-rank p = {p_value:.2g})"
         ),
     )
 
@@ -543,17 +433,17 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
 
 def little_to_reduce(found: Mapping[str, Mapping[str, Doses]]) -> list[str]:
     """Where the baseline's D is under twice the smallest effect of interest."""
-    paid = {place: doses["steps"][1].mean("loss_paid") for place, doses in found.items()}
+    paid = {place.shown: found[place.name]["steps"][1].mean("loss_paid") for place in PLACES}
     return [
-        f"{PLACE_NAMES[place]}: the baseline's D is {interval} nats, so there is little to take away, and a refuted "
-        "reduction says no more than that."
-        for place, interval in paid.items()
-        if interval.estimate < 2 * SMALLEST_PAID
+        f"{shown}: the baseline's D is {interval} nats, so there is little to take away, and a refuted reduction says "
+        "no more than that."
+        for shown, interval in paid.items()
+        if interval.estimate < 2 * LIMITS.paid
     ]
 
 
 def numbers(place: Place, found: Mapping[str, Doses]) -> dict[str, lj.Interval]:
-    name, base = PLACE_NAMES[place.name], found["steps"][1]
+    name, base = place.shown, found["steps"][1]
     numbers = {
         f"{name}, baseline: D, loss paid for choosing by accuracy (nats)": base.mean("loss_paid"),
         f"{name}, baseline: accuracy gained by it": base.mean("accuracy_gained"),
@@ -561,16 +451,16 @@ def numbers(place: Place, found: Mapping[str, Doses]) -> dict[str, lj.Interval]:
         f"{name}, baseline: runs with loss and accuracy worse at the end (W)": base.share("W"),
         f"{name}, baseline: runs with onset": base.onset.share(),
         f"{name}, baseline: test loss at the end minus at the best (nats)": mean_interval(
-            paired(base.values["loss_end"], base.values["loss_best"])
+            (base.values["loss_end"] - base.values["loss_best"])[base.finite]
         ),
         f"{name}, baseline: runs not finite": base.share_nonfinite,
     }
-    for key in ("dropout", "l2", "decay", "smoothing", "steps"):
+    for key in (*REGULARISERS, "steps"):
         paid = np.stack([one.values["loss_paid"] for one in found[key].values()], axis=1)
         paid = paid[np.isfinite(paid).all(axis=1)]
         place_on_scale = np.arange(paid.shape[1]) - (paid.shape[1] - 1) / 2
         slopes = paid @ place_on_scale / (place_on_scale**2).sum()
-        numbers[f"{name}, {REMEDY_NAMES[key]}: slope of D over the doses (nats a dose)"] = mean_interval(slopes)
+        numbers[f"{name}, {REMEDIES[key].name}: slope of D over the doses (nats a dose)"] = mean_interval(slopes)
     return numbers
 
 
@@ -580,26 +470,23 @@ MEASURED = ("loss_best", "accuracy_best", "loss_end", "accuracy_end", "loss_paid
 
 
 def dose_table(found: Mapping[str, Mapping[str, Doses]]) -> dict[str, np.ndarray]:
-    """A row a place, remedy and dose; ``worse``: the best loss or accuracy is resolved as inferior to the "
-    "baseline's."""
-    rows: list[dict[str, Any]] = []
-    for place in PLACES:
-        for key, doses in found[place.name].items():
-            base = doses[without(key)]
-            for dose, one in doses.items():
-                measures = {name: one.mean(name) for name in MEASURED}
-                measures |= {
-                    "nonfinite": one.share_nonfinite,
-                    "parted": one.share("O/K"),
-                    "both_worse": one.share("W"),
-                    "onset": one.onset.share(),
-                }
-                gate = Row("", place, "", "", "", False, one, base).gate
-                row = {"place": place.name, "remedy": key, "dose": float(dose), "worse": gate == "inferior"}
-                for name, interval in measures.items():
-                    row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-                rows.append(row)
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    """A row a place, remedy and dose; ``worse``: the best loss or accuracy is resolved as inferior to the baseline."""
+    return table(
+        {
+            "place": place.name,
+            "remedy": key,
+            "dose": float(dose),
+            "worse": Pair(one, doses[remedy(key).baseline]).best(LIMITS) == "inferior",
+            **{name: one.mean(name) for name in MEASURED},
+            "nonfinite": one.share_nonfinite,
+            "parted": one.share("O/K"),
+            "both_worse": one.share("W"),
+            "onset": one.onset.share(),
+        }
+        for place in PLACES
+        for key, doses in found[place.name].items()
+        for dose, one in doses.items()
+    )
 
 
 ONSETS = ("dropout", "l2", "decay", "rate", "steps", "epochs")
@@ -607,69 +494,41 @@ ONSETS = ("dropout", "l2", "decay", "rate", "steps", "epochs")
 
 def onset_table(found: Mapping[str, Mapping[str, Doses]]) -> dict[str, np.ndarray]:
     """The share of runs with onset by each part of training."""
-    columns: dict[str, list[Any]] = {
-        key: [] for key in ("place", "remedy", "dose", "progress", "share", "share_low", "share_high")
-    }
-    for place in PLACES:
-        for key in ONSETS:
-            for dose, one in found[place.name].get(key, {}).items():
-                curve = one.onset.curve(one.num_evals)
-                columns["place"] += [place.name] * len(curve)
-                columns["remedy"] += [key] * len(curve)
-                columns["dose"] += [float(dose)] * len(curve)
-                columns["progress"] += np.linspace(0, 1, len(curve)).tolist()
-                for name, values in (
-                    ("share", curve.estimate),
-                    ("share_low", curve.low),
-                    ("share_high", curve.high),
-                ):
-                    columns[name] += values.tolist()
-    return {name: np.array(values) for name, values in columns.items()}
+    return table(
+        {
+            "place": place.name,
+            "remedy": key,
+            "dose": float(dose),
+            "progress": np.linspace(0, 1, one.num_evals),
+            "share": one.onset.curve(one.num_evals),
+        }
+        for place in PLACES
+        for key in ONSETS
+        for dose, one in found[place.name].get(key, {}).items()
+    )
 
 
 def scorecard_table(rows: Sequence[Row], verdicts: Sequence[lj.Verdict]) -> dict[str, np.ndarray]:
     """A row a contrast: both measures' differences and the outcome."""
     outcomes = {(verdict.claim, verdict.where): verdict.outcome for verdict in verdicts}
-    columns: dict[str, list[Any]] = {
-        key: [] for key in ("claim", "remedy", "place", "told", "paid", "parted", "gate", "outcome")
-    }
-    for row in rows:
-        columns["claim"].append(row.claim)
-        columns["remedy"].append(row.name)
-        columns["place"].append(row.place.name)
-        columns["told"].append(row.told)
-        columns["paid"].append(row.paid.estimate)
-        columns["parted"].append(row.parted.estimate)
-        columns["gate"].append(row.gate)
-        columns["outcome"].append(outcomes[row.claim, f"{PLACE_NAMES[row.place.name]}: {row.name}"])
-    return {name: np.array(values) for name, values in columns.items()}
+    return table(
+        {
+            "claim": row.claim,
+            "remedy": row.name,
+            "place": row.place.name,
+            "told": row.told,
+            "paid": row.pair.mean("loss_paid").estimate,
+            "parted": row.pair.parted.estimate,
+            "gate": row.best,
+            "outcome": outcomes[row.claim, f"{row.place.shown}: {row.name}"],
+        }
+        for row in rows
+    )
 
 
 COLUMNS = {
     "regularisation": ("dropout", "l2", "decay", "smoothing"),
     "training_and_data": ("stop-loss", "rate", "momentum", "steps", "epochs"),
-}
-SHORT = {
-    "stop-loss": "early stopping",
-    "rate": "learning rate,\nAdam",
-    "momentum": "learning rate,\nmomentum",
-    "steps": "examples,\nsame steps",
-    "epochs": "examples,\nsame epochs",
-    "dropout": "dropout",
-    "l2": "L2 in\nthe gradient",
-    "decay": "decoupled\nweight decay",
-    "smoothing": "label\nsmoothing",
-}
-DOSE_LABELS = {
-    "stop-loss": "patience (evaluations)",
-    "rate": "rate",
-    "momentum": "rate",
-    "steps": "times the baseline's",
-    "epochs": "times the baseline's",
-    "dropout": "rate",
-    "l2": "coefficient",
-    "decay": "coefficient",
-    "smoothing": "weight",
 }
 RESPONSES = {
     "loss_end": "final test loss\n(nats)",
@@ -694,63 +553,64 @@ def signed(value: float, decimals: int) -> str:
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     from lossjax.reports import doses
 
-    table, onsets, scorecard = (findings.tables[name] for name in ("doses", "onset", "scorecard"))
+    measured, onsets, scorecard = (findings.tables[name] for name in ("doses", "onset", "scorecard"))
 
     def responses(key: str) -> doses.Remedy:
-        own = table["remedy"] == key
-        levels = np.unique(table["dose"][own])
+        own = measured["remedy"] == key
+        levels = np.unique(measured["dose"][own])
 
         def lines(measure: str) -> list[doses.Line]:
-            found = []
-            for name, shown in PLACE_NAMES.items():
-                mine = own & (table["place"] == name)
-                if not mine.any():
-                    continue
-                columns = (table[column][mine] for column in (measure, f"{measure}_low", f"{measure}_high", "worse"))
-                found.append(doses.Line(shown, *columns))
-            return found
+            places = [(place.shown, own & (measured["place"] == place.name)) for place in PLACES]
+            columns = (*with_bounds(measure), "worse")
+            return [
+                doses.Line(shown, *(measured[name][mine] for name in columns)) for shown, mine in places if mine.any()
+            ]
 
+        one = remedy(key)
         return doses.Remedy(
-            SHORT[key],
-            DOSE_LABELS[key],
+            one.title,
+            one.unit,
             [dose_name(key, dose) for dose in levels],
-            int(np.flatnonzero(levels == without(key))[0]),
+            int(np.flatnonzero(levels == one.baseline)[0]),
             {measure: lines(measure) for measure in RESPONSES},
         )
 
-    def onset_panel(place: str, key: str) -> doses.Onsets | None:
-        own = (onsets["remedy"] == key) & (onsets["place"] == place)
-        if not own.any():
-            return None
-        curves = {}
-        for dose in np.unique(onsets["dose"][own]):
-            mine = own & (onsets["dose"] == dose)
-            curves[dose_name(key, float(dose))] = tuple(
-                onsets[column][mine] for column in ("progress", "share", "share_low", "share_high")
-            )
-        return doses.Onsets(PLACE_NAMES[place], SHORT[key], dose_name(key, without(key)), curves)
+    def onset_panels(place: str) -> list[doses.Onsets]:
+        panels = []
+        for key in ONSETS:
+            own = (onsets["remedy"] == key) & (onsets["place"] == place)
+            curves = {
+                dose_name(key, float(dose)): tuple(
+                    onsets[column][own & (onsets["dose"] == dose)] for column in ("progress", *with_bounds("share"))
+                )
+                for dose in np.unique(onsets["dose"][own])
+            }
+            if curves:
+                title = remedy(key).title.replace("\n", " ")
+                panels.append(doses.Onsets(title, dose_name(key, remedy(key).baseline), curves))
+        return panels
 
+    shown = {place.name: place.shown for place in PLACES}
     score = {
-        (str(remedy), PLACE_NAMES[str(place)]): (
-            f"{signed(paid, 3)} | {signed(100 * parted, 0)} pp",
-            str(outcome),
-        )
-        for remedy, place, paid, parted, outcome in zip(
-            *(scorecard[name] for name in ("remedy", "place", "paid", "parted", "outcome")), strict=True
+        (str(name), shown[str(place)]): (f"{signed(paid, 3)} | {signed(100 * parted, 0)} pp", str(outcome))
+        for name, place, paid, parted, outcome in zip(
+            *(scorecard[column] for column in ("remedy", "place", "paid", "parted", "outcome")), strict=True
         )
     }
     claims = {}
     for verdict in findings.verdicts:
-        where, remedy = verdict.where.rsplit(": ", 1)
-        claims[remedy] = verdict.claim
+        where, name = verdict.where.rsplit(": ", 1)
+        claims[name] = f"{verdict.claim}  {name}"
         if verdict.num_seeds == 0:
-            score[remedy, where] = ("no choice", verdict.outcome)
+            score[name, where] = ("no choice", verdict.outcome)
     hollow = "Hollow: best test loss or accuracy is resolved as worse than without the remedy. Dotted: the baseline."
+    parted = (
+        "share of runs in which loss and accuracy have parted by each part of training (O or K against the best "
+        "validation loss, three evaluations running, by estimates), by dose, with 95 % intervals; black: the baseline."
+    )
     return {
         "scorecard": lj.Figure(
-            doses.scorecard(
-                {remedy: f"{claim}  {remedy}" for remedy, claim in claims.items()}, list(PLACE_NAMES.values()), score
-            ),
+            doses.scorecard(claims, list(shown.values()), score),
             "What each remedy does to the disagreement: change of D, the loss paid for choosing by accuracy (nats), "
             "and of P, the share of runs whose loss has parted from accuracy at the end. For the learning rate, lowest "
             "minus highest of the rates that are as good; for the optimiser, momentum minus Adam.",
@@ -763,11 +623,10 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             doses.dose_response([responses(key) for key in COLUMNS["training_and_data"]], RESPONSES),
             f"Dose and response of stopping, learning rate and data, means over seeds with 95 % intervals. {hollow}",
         ),
-        "onset": lj.Figure(
-            doses.onsets([[onset_panel(place, key) for key in ONSETS] for place in ("teacher", "vowels")]),
-            "The share of runs in which loss and accuracy have parted by each part of training (O or K against the "
-            "best validation loss, three evaluations running, by estimates), by dose, with 95 % intervals.",
-        ),
+        **{
+            f"onset_{place}": lj.Figure(doses.onsets(onset_panels(place)), f"{shown[place]}: {parted}")
+            for place in ("teacher", "vowels")
+        },
     }
 
 

@@ -14,6 +14,7 @@ import lossjax as lj
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval
 from lossjax.analysis.selection import winner_weights
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -257,35 +258,32 @@ def numbers(name: str, pools: Sequence[Runs]) -> dict[str, lj.Interval]:
 
 def advantage_table(pools: Mapping[str, Sequence[Runs]]) -> dict[str, np.ndarray]:
     """The winner's accuracy minus the default's, by how many configurations were tried and where it is measured."""
-    rows: dict[str, list[Any]] = {
-        key: [] for key in ("task", "tried", "stage", "advantage", "advantage_low", "advantage_high")
-    }
-    for name, each in pools.items():
-        for tried in TRIED:
-            for stage, value in by_stage(each, tried).items():
-                for key, cell in zip(rows, (name, tried, stage, value.estimate, value.low, value.high), strict=True):
-                    rows[key].append(cell)
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {"task": name, "tried": tried, "stage": stage, "advantage": value}
+        for name, each in pools.items()
+        for tried in TRIED
+        for stage, value in by_stage(each, tried).items()
+    )
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     from lossjax.reports import plots, selecting
 
-    table = findings.tables["advantage"]
+    found = findings.tables["advantage"]
 
     def line(name: str, stage: str) -> selecting.Line:
-        rows = (table["task"] == name) & (table["stage"] == stage)
-        x, y, low, high = (table[key][rows] for key in ("tried", "advantage", "advantage_low", "advantage_high"))
+        rows = (found["task"] == name) & (found["stage"] == stage)
+        x, y, low, high = (found[key][rows] for key in ("tried", *with_bounds("advantage")))
         # dashed: on real data it lies on the line of fresh seeds
         return selecting.Line(STAGES[stage], x, y, low, high, dashed=stage == "fresh")
 
     def panel(name: str) -> selecting.LinePanel:
-        stages = [stage for stage in STAGES if np.any((table["task"] == name) & (table["stage"] == stage))]
+        stages = [stage for stage in STAGES if np.any((found["task"] == name) & (found["stage"] == stage))]
         return selecting.LinePanel(TASK_NAMES[name], [line(name, stage) for stage in stages])
 
     rows = [
         plots.Contrast(label, lj.Interval(*values), outcome, TASK_NAMES[name])
-        for name, label, values, outcome in _forest(table, findings.verdicts)
+        for name, label, values, outcome in _forest(found, findings.verdicts)
     ]
     return {
         "winners_curse": lj.Figure(
@@ -315,17 +313,17 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
 
 def _forest(
-    table: Mapping[str, np.ndarray], verdicts: Sequence[lj.Verdict]
-) -> list[tuple[str, str, tuple[float, float, float], str]]:
+    advantages: Mapping[str, np.ndarray], verdicts: Sequence[lj.Verdict]
+) -> list[tuple[str, str, list[float], str]]:
     outcomes = {verdict.where: verdict.outcome for verdict in verdicts}
     found = []
     for name, called in TASK_NAMES.items():
         for stage, label in STAGES.items():
-            row = (table["task"] == name) & (table["tried"] == JUDGED) & (table["stage"] == stage)
+            row = (advantages["task"] == name) & (advantages["tried"] == JUDGED) & (advantages["stage"] == stage)
             if row.any():
-                low, middle, high = (float(table[f"advantage{end}"][row][0]) for end in ("_low", "", "_high"))
+                values = [float(advantages[key][row][0]) for key in with_bounds("advantage")]
                 outcome = outcomes[f"{called}, {JUDGED} configurations tried"] if stage == "fresh" else ""
-                found.append((name, label, (middle, low, high), outcome))
+                found.append((name, label, values, outcome))
     return found
 
 

@@ -17,6 +17,7 @@ from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval
 from lossjax.analysis.spread import disagreement, seed_variance
 from lossjax.analysis.streams import StreamVariance, variance_by_stream
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -426,34 +427,33 @@ def sorted_bounds(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def component_table(parts: Mapping[tuple[str, str], Components]) -> dict[str, np.ndarray]:
-    rows: dict[str, list[Any]] = {
-        key: [] for key in ("task", "metric", "part", "share", "share_low", "share_high", "deviation", "sampling")
-    }
-    for (name, metric), found in parts.items():
-        shares = {STREAM_NAMES[stream]: first for stream, first in zip(found.streams, found.first, strict=True)}
-        sampled = float("nan") if found.sampling is None else found.sampling.estimate
-        for part, share in (shares | {"interactions": found.interactions}).items():
-            values = (name, metric, part, share.estimate, share.low, share.high, found.deviation.estimate, sampled)
-            for key, value in zip(rows, values, strict=True):
-                rows[key].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+    def shares(found: Components) -> dict[str, lj.Interval]:
+        first = {STREAM_NAMES[stream]: share for stream, share in zip(found.streams, found.first, strict=True)}
+        return first | {"interactions": found.interactions}
+
+    return table(
+        {
+            "task": name,
+            "metric": metric,
+            "part": part,
+            "share": share,
+            "deviation": found.deviation.estimate,
+            "sampling": float("nan") if found.sampling is None else found.sampling.estimate,
+        }
+        for (name, metric), found in parts.items()
+        for part, share in shares(found).items()
+    )
 
 
 SPREADS = ("predicted", "observed", "error", "disagreement", "ratio")
 
 
 def spread_table(courses: Mapping[str, Course]) -> dict[str, np.ndarray]:
-    rows: dict[str, list[Any]] = {key: [] for key in ("task", "epoch")}
-    rows |= {f"{key}{end}": [] for key in SPREADS for end in ("", "_low", "_high")}
-    for name, found in courses.items():
-        for epoch, one in zip(found.epochs, found.spreads, strict=True):
-            values: list[Any] = [name, epoch]
-            for key in SPREADS:
-                interval = getattr(one, key)
-                values += [interval.estimate, interval.low, interval.high]
-            for key, value in zip(rows, values, strict=True):
-                rows[key].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {"task": name, "epoch": epoch, **{key: getattr(one, key) for key in SPREADS}}
+        for name, found in courses.items()
+        for epoch, one in zip(found.epochs, found.spreads, strict=True)
+    )
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
@@ -474,7 +474,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     def points(name: str, x: str, y: str) -> selecting.Points:
         rows = spread["task"] == name
-        return selecting.Points(RUN_NAMES[name], *(spread[key][rows] for key in (x, y, f"{y}_low", f"{y}_high")))
+        return selecting.Points(RUN_NAMES[name], *(spread[key][rows] for key in (x, *with_bounds(y))))
 
     return {
         "components": lj.Figure(

@@ -19,6 +19,7 @@ from lossjax.analysis.onset import seed_curve
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.selection import SelectionRegret, selection_regret
 from lossjax.analysis.significance import holm, mean_beyond_p
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -265,49 +266,47 @@ def numbers(name: str, runs: Stopped) -> dict[str, lj.Interval]:
 
 def judged_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
     """A row a place, rule and judge: the judged value minus that when stopped by validation loss, with its mean."""
-    columns: dict[str, list[Any]] = {
-        key: [] for key in ("place", "rule", "judge", "mean", "difference", "difference_low", "difference_high")
-    }
-    for name, runs in found.items():
-        for row, rule in enumerate(RULES):
-            for metric in METRICS:
-                difference = runs.difference(rule, "loss", metric)
-                values = (runs.regret.judged.estimate[row, runs.regret.judges.index(metric)], difference.estimate)
-                for key, value in zip(
-                    columns, (name, rule, metric, *values, difference.low, difference.high), strict=True
-                ):
-                    columns[key].append(value)
-    return {key: np.array(values) for key, values in columns.items()}
+    return table(
+        {
+            "place": name,
+            "rule": rule,
+            "judge": metric,
+            "mean": runs.regret.judged.estimate[row, runs.regret.judges.index(metric)],
+            "difference": runs.difference(rule, "loss", metric),
+        }
+        for name, runs in found.items()
+        for row, rule in enumerate(RULES)
+        for metric in METRICS
+    )
 
 
 def kept_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
     """A row a place and rule: when it stops, as a share of training, over the finite runs."""
-    columns: dict[str, list[Any]] = {key: [] for key in ("place", "rule", "mean", "q10", "q90")}
-    for name, runs in found.items():
-        for rule in RULES:
-            times = runs.progress[runs.kept[rule][runs.finite]]
-            for key, value in zip(columns, (name, rule, times.mean(), *np.quantile(times, (0.1, 0.9))), strict=True):
-                columns[key].append(value)
-    return {key: np.array(values) for key, values in columns.items()}
+    return table(
+        {
+            "place": name,
+            "rule": rule,
+            "mean": times.mean(),
+            "q10": np.quantile(times, 0.1),
+            "q90": np.quantile(times, 0.9),
+        }
+        for name, runs in found.items()
+        for rule, times in ((rule, runs.progress[runs.kept[rule][runs.finite]]) for rule in RULES)
+    )
 
 
 def curve_table(found: Mapping[str, Stopped]) -> dict[str, np.ndarray]:
     """Test curves: means over the finite runs with intervals."""
-    columns: dict[str, list[Any]] = {
-        key: [] for key in ("place", "metric", "progress", "mean", "mean_low", "mean_high")
-    }
-    for name, runs in found.items():
-        for metric in ("loss", "refinement", "accuracy"):
-            curve = seed_curve(runs.test[metric][runs.finite])
-            columns["place"] += [name] * len(curve)
-            columns["metric"] += [metric] * len(curve)
-            for key, values in zip(
-                ("progress", "mean", "mean_low", "mean_high"),
-                (runs.progress, curve.estimate, curve.low, curve.high),
-                strict=True,
-            ):
-                columns[key] += values.tolist()
-    return {key: np.array(values) for key, values in columns.items()}
+    return table(
+        {
+            "place": name,
+            "metric": metric,
+            "progress": runs.progress,
+            "mean": seed_curve(runs.test[metric][runs.finite]),
+        }
+        for name, runs in found.items()
+        for metric in ("loss", "refinement", "accuracy")
+    )
 
 
 SHORT = {
@@ -328,7 +327,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     def curve(place: str, metric: str) -> doses.Mean:
         mine = (curves["place"] == place) & (curves["metric"] == metric)
-        return doses.Mean(*(curves[key][mine] for key in ("progress", "mean", "mean_low", "mean_high")))
+        return doses.Mean(*(curves[key][mine] for key in ("progress", *with_bounds("mean"))))
 
     def stops(place: str) -> list[doses.Stop]:
         rows = np.flatnonzero(kept["place"] == place)
@@ -343,7 +342,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         for place, shown in PLACE_NAMES.items():
             for rule in COMPARED:
                 mine = (judged["place"] == place) & (judged["rule"] == rule) & (judged["judge"] == metric)
-                bounds = (float(judged[key][mine][0]) for key in ("difference", "difference_low", "difference_high"))
+                bounds = (float(judged[key][mine][0]) for key in with_bounds("difference"))
                 rows[shown, RULES[rule]] = lj.Interval(*bounds)
         return doses.Judge(*JUDGES[metric], metric != "accuracy", rows)
 

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.interval import Intervals
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.reliability import Reliability, metric_reliability
 from lossjax.analysis.selection import SelectionRegret, selection_regret, validation_scores
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
 # The rules, written before the results -----------------------------------------------------------------------------
@@ -262,60 +264,52 @@ def numbers(
 
 def difference_table(regrets: Mapping[str, SelectionRegret]) -> dict[str, np.ndarray]:
     """Test accuracy when selected by each other metric minus when selected by accuracy."""
-    rows: dict[str, list[Any]] = {key: [] for key in ("task", "size", "selector", "gain", "gain_low", "gain_high")}
-    for name, found in regrets.items():
-        for row, size in enumerate(SIZES):
-            for index, selector in enumerate(SELECTORS):
-                if index != ACCURACY:
-                    gain = found.difference[row, index, ACCURACY, ACCURACY]
-                    values = (name, size, selector, gain.estimate, gain.low, gain.high)
-                    for key, value in zip(rows, values, strict=True):
-                        rows[key].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {"task": name, "size": size, "selector": selector, "gain": found.difference[row, index, ACCURACY, ACCURACY]}
+        for name, found in regrets.items()
+        for row, size in enumerate(SIZES)
+        for index, selector in enumerate(SELECTORS)
+        if index != ACCURACY
+    )
 
 
 def regret_table(regrets: Mapping[str, SelectionRegret]) -> dict[str, np.ndarray]:
     """By how much each choice is worse than the oracle's, by every judge."""
-    rows: dict[str, list[Any]] = {
-        key: [] for key in ("task", "size", "selector", "judge", "regret", "regret_low", "regret_high")
-    }
-    for name, found in regrets.items():
-        assert found.regret is not None
-        for row, size in enumerate(SIZES):
-            for one, selector in enumerate(SELECTORS):
-                for other, judged_by in enumerate(SELECTORS):
-                    regret = found.regret[row, one, other]
-                    values = (name, size, selector, judged_by, regret.estimate, regret.low, regret.high)
-                    for key, value in zip(rows, values, strict=True):
-                        rows[key].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+
+    def oracles(found: SelectionRegret) -> Intervals:
+        assert found.regret is not None  # an oracle was given
+        return found.regret
+
+    return table(
+        {
+            "task": name,
+            "size": size,
+            "selector": selector,
+            "judge": judged_by,
+            "regret": oracles(found)[row, one, other],
+        }
+        for name, found in regrets.items()
+        for row, size in enumerate(SIZES)
+        for one, selector in enumerate(SELECTORS)
+        for other, judged_by in enumerate(SELECTORS)
+    )
 
 
 def reliability_table(reliable: Mapping[str, Mapping[tuple[int, str], Reliability]]) -> dict[str, np.ndarray]:
     """Probability that a pair of configurations keeps its order, over all pairs and in the better half."""
-    rows: dict[str, list[Any]] = {
-        key: []
-        for key in (
-            "task",
-            "size",
-            "metric",
-            "pairs",
-            "kept",
-            "kept_low",
-            "kept_high",
-            "rank_correlation",
-            "rank_correlation_low",
-            "rank_correlation_high",
-        )
-    }
-    for name, found in reliable.items():
-        for (size, metric), one in found.items():
-            rank = one.rank_correlation
-            for pairs, kept in (("all", one.kept), ("top", one.kept_top)):
-                values = (name, size, metric, pairs, kept.estimate, kept.low, kept.high)
-                for key, value in zip(rows, (*values, rank.estimate, rank.low, rank.high), strict=True):
-                    rows[key].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {
+            "task": name,
+            "size": size,
+            "metric": metric,
+            "pairs": pairs,
+            "kept": kept,
+            "rank_correlation": one.rank_correlation,
+        }
+        for name, found in reliable.items()
+        for (size, metric), one in found.items()
+        for pairs, kept in (("all", one.kept), ("top", one.kept_top))
+    )
 
 
 SHOWN_SIZE = 100
@@ -326,8 +320,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     differences, regrets, reliability = (findings.tables[name] for name in ("differences", "regret", "reliability"))
 
-    def line(table: Mapping[str, np.ndarray], rows: np.ndarray, value: str, label: str) -> selecting.Line:
-        x, y, low, high = (table[key][rows] for key in ("size", value, f"{value}_low", f"{value}_high"))
+    def line(columns: Mapping[str, np.ndarray], rows: np.ndarray, value: str, label: str) -> selecting.Line:
+        x, y, low, high = (columns[key][rows] for key in ("size", *with_bounds(value)))
         return selecting.Line(label, x, y, low, high)
 
     def gains(task: str) -> selecting.LinePanel:
@@ -361,7 +355,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             mine = (regrets["task"] == task) & (regrets["size"] == SHOWN_SIZE)
             return regrets[key][mine].reshape(len(SELECTORS), len(SELECTORS))
 
-        return selecting.Matrix(TASK_NAMES[task], cells("regret"), cells("regret_low"), cells("regret_high"))
+        return selecting.Matrix(TASK_NAMES[task], *(cells(key) for key in with_bounds("regret")))
 
     return {
         "accuracy_by_selector": lj.Figure(

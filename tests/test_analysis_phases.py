@@ -71,6 +71,31 @@ def test_a_map_of_chance_is_rarely_resolved():
     assert (found.q_values("S", 0.2) < 0.05).all()
 
 
+def test_the_commonest_is_tested_against_the_next():
+    counts = {"O": (30, 12, 5), "P": (10, 11, 5), "G": (0, 17, 0)}
+    regimes = np.concatenate([np.repeat(letter, n) for letter, row in counts.items() for n in row])
+    x = np.concatenate([np.full(n, column) for row in counts.values() for column, n in enumerate(row)])
+    found = phase_diagram(regimes, x, np.zeros(len(x)))
+    p_values = [stats.binomtest(30, 40).pvalue, stats.binomtest(17, 29).pvalue, 1.0]
+    np.testing.assert_allclose(found.q_commonest()[0], stats.false_discovery_control(p_values), rtol=1e-12)
+    assert found.commonest.tolist() == [["O", "G", "P"]]
+    assert found.pooled_share("O") == 47 / 90
+    assert found.pooled_share("S") == 0
+    # a plane of one regime only: there is no next
+    alone = phase_diagram(np.repeat("O", 8), np.zeros(8), np.zeros(8))
+    np.testing.assert_allclose(alone.q_commonest(), 2**-7)
+
+
+def test_of_equally_common_regimes_none_is_declared_the_commonest():
+    """Three regimes of one share each, five hundred maps of one point: at most 5 % declare a winner."""
+    counts = np.random.default_rng(0).multinomial(60, [1 / 3] * 3, size=500)
+    declared = []
+    for row in counts:
+        found = phase_diagram(np.repeat(["P", "O", "G"], row), np.zeros(60), np.zeros(60))
+        declared.append(found.q_commonest()[0, 0] < 0.05)
+    assert np.mean(declared) <= 0.05
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_members_without_a_place_are_refused():
     with pytest.raises(ValueError, match="member"):

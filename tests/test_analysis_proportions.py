@@ -121,7 +121,11 @@ def test_number_needed_is_the_rule_of_thumb():
         (-0.01, 0.05, "equivalent", 0.05, "supported"),
         (0.01, 0.06, "equivalent", 0.05, "unresolved"),
         (0.06, 0.07, "equivalent", 0.05, "refuted"),
+        (-0.01, 0.05, "different", 0.05, "refuted"),
+        (0.01, 0.06, "different", 0.05, "unresolved"),
+        (-0.07, -0.06, "different", 0.05, "supported"),
         (math.nan, math.nan, "greater", None, "unresolved"),
+        (math.nan, math.nan, "different", 0.05, "unresolved"),
     ],
 )
 def test_verdicts(low, high, claim, smallest, outcome):
@@ -137,3 +141,5 @@ def test_few_seeds_give_no_verdict():
 def test_equivalence_without_a_margin_is_refused():
     with pytest.raises(ValueError, match="smallest"):
         judge(Interval(0.0, -1.0, 1.0), claim="equivalent")
+    with pytest.raises(ValueError, match="smallest"):
+        judge(Interval(0.0, -1.0, 1.0), claim="different")

@@ -1,5 +1,6 @@
 """The coverage simulation: its truths by closed forms, its draws, and what it concludes of counts."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,18 @@ from lossjax.sweeps.experiment import load_experiment
 
 EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "coverage.py")
 coverage = sys.modules[EXPERIMENT.sweep.__module__]
-PAIR = coverage.Posterior(2, 1.5)
+examples, populations, runs, targets, truth = (
+    importlib.import_module(f"simulated.{part}") for part in ("examples", "populations", "runs", "targets", "truth")
+)
+PAIR = truth.Posterior(2, 1.5)
 
 
 @pytest.fixture(autouse=True)
 def _smaller_population(monkeypatch):
-    monkeypatch.setattr(coverage, "POPULATION", 10**5)
-    coverage.truth.cache_clear()
+    monkeypatch.setattr(truth, "POPULATION", 10**5)
+    truth.truth.cache_clear()
     yield
-    coverage.truth.cache_clear()
+    truth.truth.cache_clear()
 
 
 def of_two_classes(function):
@@ -36,15 +40,15 @@ def entropy(p):
 
 
 def test_a_calibrated_model_has_the_bayes_loss_and_no_calibration_loss():
-    true = coverage.truth(PAIR, coverage.Model(1.0, 0.0))
+    true = truth.truth(PAIR, truth.Model(1.0, 0.0))
     assert true.loss == pytest.approx(of_two_classes(entropy), abs=2e-3)
     assert true.refinement == pytest.approx(true.loss, abs=1e-6)
     assert true.accuracy == pytest.approx(of_two_classes(lambda p: max(p, 1 - p)), abs=2e-3)
 
 
 def test_what_one_temperature_repairs_is_calibration():
-    true = coverage.truth(PAIR, coverage.Model(3.0, 0.0))
-    calibrated = coverage.truth(PAIR, coverage.Model(1.0, 0.0))
+    true = truth.truth(PAIR, truth.Model(3.0, 0.0))
+    calibrated = truth.truth(PAIR, truth.Model(1.0, 0.0))
     assert true.refinement == pytest.approx(calibrated.loss, abs=1e-5)
     assert true.accuracy == calibrated.accuracy
 
@@ -56,14 +60,14 @@ def test_what_one_temperature_repairs_is_calibration():
 
 
 def test_noise_is_not_repaired_by_a_temperature():
-    noisy = coverage.truth(PAIR, coverage.Model(1.0, 1.0))
-    assert noisy.refinement > coverage.truth(PAIR, coverage.Model(1.0, 0.0)).refinement + 0.01
+    noisy = truth.truth(PAIR, truth.Model(1.0, 1.0))
+    assert noisy.refinement > truth.truth(PAIR, truth.Model(1.0, 0.0)).refinement + 0.01
 
 
 def test_labels_have_their_posterior():
     rng = np.random.default_rng(0)
     log_posterior = np.tile(np.log([0.2, 0.5, 0.3]), (100_000, 1))
-    shares = np.bincount(coverage.labels_of(log_posterior, rng)) / 100_000
+    shares = np.bincount(truth.labels_of(log_posterior, rng)) / 100_000
     np.testing.assert_allclose(shares, [0.2, 0.5, 0.3], atol=0.006)
 
 
@@ -73,18 +77,16 @@ def test_labels_have_their_posterior():
 def test_means_over_seeds_are_of_the_stated_distribution(shape, mean, monkeypatch):
     """Judged by the mean it is judged by: an interval that holds only the true mean is always right."""
     seen = []
-    monkeypatch.setattr(
-        coverage, "mean_interval", lambda values, seed: seen.append(values) or lj.Interval(0.0, 0.0, 0.0)
-    )
-    monkeypatch.setattr(coverage, "covers", lambda interval, true: true)
+    monkeypatch.setattr(runs, "mean_interval", lambda values, seed: seen.append(values) or lj.Interval(0.0, 0.0, 0.0))
+    monkeypatch.setattr(runs, "covers", lambda interval, true: true)
     for seed in range(400):
-        assert coverage.Seeds(shape, 50)(seed)["mean"] == pytest.approx(mean)
+        assert runs.Seeds(shape, 50)(seed)["mean"] == pytest.approx(mean)
     values = np.concatenate(seen)
     assert abs(values.mean() - mean) < 4 * values.std() / np.sqrt(len(values))
 
 
 def test_a_flat_tail_is_flat():
-    values = coverage.stationary(30, 20_000, 0.9, np.random.default_rng(0))
+    values = runs.stationary(30, 20_000, 0.9, np.random.default_rng(0))
     np.testing.assert_allclose(values.mean(axis=1), 0, atol=0.03)
     np.testing.assert_allclose(values.std(axis=1), 1, atol=0.03)
     assert np.corrcoef(values[3], values[4])[0, 1] == pytest.approx(0.9, abs=0.01)
@@ -92,7 +94,7 @@ def test_a_flat_tail_is_flat():
 
 def test_kendalls_tau_is_that_of_normals():
     """Counted over pairs of a hundred thousand configurations, each of the means that the case is drawn with."""
-    case = coverage.Kendall(0.5, 1.0, 30, 5)
+    case = populations.Kendall(0.5, 1.0, 30, 5)
     rng = np.random.default_rng(1)
     quality = rng.standard_normal((2, 100_000, 1))
     quality[1] = 0.5 * quality[0] + np.sqrt(0.75) * quality[1]
@@ -103,7 +105,7 @@ def test_kendalls_tau_is_that_of_normals():
 
 
 @pytest.mark.parametrize(
-    "case", [coverage.Shares(1.0, 0.5, 1.0, 200, False), coverage.Shares(0.6, 0.3, 0.0, 200, True)]
+    "case", [populations.Shares(1.0, 0.5, 1.0, 200, False), populations.Shares(0.6, 0.3, 0.0, 200, True)]
 )
 def test_variance_shares_are_those_of_many_draws(case):
     """By their definitions: the variance of a mean over the other streams, and of what is left when they are kept."""
@@ -129,7 +131,7 @@ def test_variance_shares_are_those_of_many_draws(case):
 def test_every_case_is_a_draw_of_what_its_rows_name():
     for name, (_, case) in coverage.cases().items():
         small = name in ("OneModel-2-1.5-1.0-0.0-200", "TwoModels-2-1.5-0.6-0.5-0.9-0.4-0.9-200")
-        if not isinstance(case, coverage.OneModel | coverage.TwoModels) or small:
+        if not isinstance(case, examples.OneModel | examples.TwoModels) or small:
             outcomes = case(0)
             assert set(case.rows()) <= set(outcomes)
             assert set(outcomes.values()) <= {0.0, 1.0}
@@ -144,9 +146,9 @@ def test_an_interval_that_is_too_narrow_is_seen(monkeypatch):
         reach = 0.98 * values.std() / np.sqrt(len(values))
         return lj.Interval(values.mean(), values.mean() - reach, values.mean() + reach)
 
-    monkeypatch.setattr(coverage, "mean_interval", narrow)
-    kept = sum(coverage.Seeds("normal", 50)(seed)["mean"] for seed in range(400))
-    assert coverage.outcome_of(coverage.wilson(int(kept), 400), coverage.MEANS_OF_SEEDS[50]) == "missed"
+    monkeypatch.setattr(runs, "mean_interval", narrow)
+    kept = sum(runs.Seeds("normal", 50)(seed)["mean"] for seed in range(400))
+    assert coverage.outcome_of(coverage.wilson(int(kept), 400), targets.MEANS_OF_SEEDS[50]) == "missed"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_an_interval_that_is_too_narrow_is_seen(monkeypatch):
     [(1900, "met"), (1850, "not told apart"), (1700, "missed"), (1990, "missed"), (1945, "not told apart")],
 )
 def test_outcomes(hits, expected):
-    assert coverage.outcome_of(coverage.wilson(hits, 2000), coverage.Target(0.93, 0.97)) == expected
+    assert coverage.outcome_of(coverage.wilson(hits, 2000), targets.Target(0.93, 0.97)) == expected
 
 
 def histories(kept):

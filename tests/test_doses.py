@@ -28,13 +28,15 @@ def test_doses_that_learn_less_are_hollow():
 def test_the_baseline_is_black_and_every_dose_has_its_curve():
     x = np.linspace(0, 1, 5)
     band = (x, x, x - 0.1, x + 0.1)
-    panel = doses.Onsets("teacher", "dropout", "0", {"0": band, "0.1": band, "0.5": band})
-    figure = doses.onsets([[panel, panel], [panel, panel]])
-    for ax in figure.axes:
+    panel = doses.Onsets("dropout", "0", {"0": band, "0.1": band, "0.5": band})
+    figure = doses.onsets([panel, panel, panel, panel], columns=3)
+    for ax in figure.axes[:4]:
         colours = [to_hex(curve.get_color()) for curve in ax.get_lines()]
         assert colours[0] == "#000000"
         assert len(set(colours)) == 3
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["0", "0.1", "0.5"]
+        assert [text.get_text() for text in ax.texts] == ["0", "0.1", "0.5"]
+        assert [to_hex(text.get_color()) for text in ax.texts] == colours
+    assert [ax.get_visible() for ax in figure.axes] == [True] * 4 + [False] * 2
 
 
 def test_a_cell_without_a_contrast_says_so():
@@ -72,5 +74,10 @@ def test_every_rule_has_its_time():
     top, middle, bottom = figure.axes
     assert [tick.get_text() for tick in bottom.get_yticklabels()] == ["loss", "accuracy"]
     assert [mark.get_xdata()[0] for mark in bottom.get_lines() if mark.get_marker() == "o"] == [0.3, 0.6]
+    # a colour is a rule's: no curve has it
+    colours = [mark.get_color() for mark in bottom.get_lines() if mark.get_marker() == "o"]
+    curves = [line.get_color() for ax in (top, middle) for line in ax.get_lines() if len(line.get_xdata()) == 6]
+    assert len(curves) == 3
+    assert not set(curves) & set(colours)
     for ax in (top, middle):
         assert {0.3, 0.6} <= {mark.get_xdata()[0] for mark in ax.get_lines()}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from matplotlib.text import Annotation
 
 from lossjax.analysis.interval import Interval
-from lossjax.reports import plots
+from lossjax.reports import panels, plots
 from lossjax.reports.labels import spread
-from lossjax.reports.plots import Comparison, Contrast, Curve, OnsetCurve, Panel
+from lossjax.reports.plots import Comparison, Contrast, Curve, Panel
 
 NAN = float("nan")
 EPOCHS = np.arange(11.0)
@@ -42,7 +42,7 @@ def panel(title="W1", x=EPOCHS, **changes):
 def onset(label, final, **changes):
     share = np.linspace(0, final, 6)
     fields = {"low": share - 0.02, "high": share + 0.02, "censored": 1 - final}
-    return OnsetCurve(label, 7.0 * np.arange(6), share, **fields | changes)
+    return panels.OnsetCurve(label, 7.0 * np.arange(6), share, **fields | changes)
 
 
 def contrast(label="digits", low=-0.1, high=0.3, **changes):
@@ -84,10 +84,10 @@ def test_curves_are_drawn_as_given():
 
 
 def test_labels_at_line_ends_do_not_overlap():
-    for panels in ([panel()], [panel("W1"), panel("W2"), panel("W3", loss_levels={"Bayes": 0.69})]):
-        boxes_apart(plots.loss_and_accuracy(panels))
+    for columns in ([panel()], [panel("W1"), panel("W2"), panel("W3", loss_levels={"Bayes": 0.69})]):
+        boxes_apart(plots.loss_and_accuracy(columns))
     groups = [onset(f"group {index}", 0.9 + 0.001 * index, nonfinite=0.01) for index in range(5)]
-    boxes_apart(plots.onset_curves(groups))
+    boxes_apart(panels.onset_curves(groups))
 
 
 def test_a_label_is_written_once_where_panels_repeat_it():
@@ -130,10 +130,11 @@ def test_an_unknown_split_is_refused():
 
 def test_onset_curves_are_steps_and_name_the_censored_share():
     group = onset("W1", 0.6, nonfinite=0.1, censored=0.3)
-    figure = plots.onset_curves([group, onset("W2", 0.0)])
+    figure = panels.onset_curves([group, onset("W2", 0.0)])
     line = figure.axes[0].get_lines()[0]
     assert line.get_drawstyle() == "steps-post"
     np.testing.assert_array_equal(line.get_ydata(), group.share)
+    assert figure.axes[0].get_ylim() == (0, 0.7)  # to the tenth above the band
     assert texts(figure) == ["W1\nnone by the end: 30 %\nnon-finite first: 10 %", "W2\nnone by the end: 100 %"]
     boxes_apart(figure)
 
@@ -223,9 +224,9 @@ def test_saved_bytes_are_the_same_in_every_process(tmp_path):
 def test_the_users_own_settings_do_not_matter_and_are_left_alone(tmp_path):
     import matplotlib
 
-    expected, _ = plots.save(plots.onset_curves([onset("W1", 0.5)]), tmp_path / "a")
+    expected, _ = plots.save(panels.onset_curves([onset("W1", 0.5)]), tmp_path / "a")
     with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 30, "axes.grid": True}):
-        found, _ = plots.save(plots.onset_curves([onset("W1", 0.5)]), tmp_path / "b")
+        found, _ = plots.save(panels.onset_curves([onset("W1", 0.5)]), tmp_path / "b")
         assert matplotlib.rcParams["font.size"] == 30
     assert found.read_bytes() == expected.read_bytes()
 

@@ -6,65 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_analysis_arms import ACCURACY, SEEDS, UNTREATED, arm_of, history
 
 import lossjax as lj
+from lossjax.analysis.arms import Pair
 from lossjax.history import concatenate
 from lossjax.reports.report import read_findings, write_findings
 from lossjax.sweeps.experiment import load_experiment
 
 EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "remedies.py")
 remedies = sys.modules[EXPERIMENT.sweep.__module__]
-SEEDS, EVALS = 40, 17
-PROGRESS = np.linspace(0, 1, EVALS)
-ACCURACY = 0.6 + 0.3 * PROGRESS  # rises to the end, where it is highest: t_A is the last evaluation
-
-
-def history(rise, *, dip=0.6, accuracy=ACCURACY, missing=0, seed=0, **hyperparams):
-    """The loss falls to ``dip`` in the middle, then rises by ``rise`` to the end, give or take 0.005 a seed."""
-    rng = np.random.default_rng(seed)
-    shape = np.where(PROGRESS < 0.5, 0.7 + (dip - 0.7) * 2 * PROGRESS, dip + rise * 2 * (PROGRESS - 0.5))
-    after = np.maximum(PROGRESS - 0.5, 0) * 2
-    losses = shape + 0.005 * rng.standard_normal((SEEDS, 1)) * after
-    level = np.broadcast_to(accuracy, (SEEDS, EVALS)).astype(float)
-    metrics = {}
-    for split in ("val", "test"):
-        metrics |= {f"{split}_loss": losses, f"{split}_accuracy": level}
-        metrics |= {f"{split}_brier": losses, f"{split}_refinement": losses}
-    status = np.full(SEEDS, -1, np.int32)
-    status[:missing] = 40
-    metrics = {name: np.where((status >= 0)[:, None] & (PROGRESS > 0.3), np.nan, one) for name, one in metrics.items()}
-    return lj.History(
-        metrics=metrics,
-        steps=np.arange(EVALS) * 10,
-        seeds={"data": np.arange(SEEDS, dtype=np.uint32)},
-        hyperparams={name: np.full(SEEDS, value, np.float32) for name, value in hyperparams.items()},
-        nonfinite_step=status,
-        info={"steps_per_epoch": 10, "num_classes": 2},
-    )
-
-
 TEACHER = remedies.PLACES[0]
-UNTREATED = history(0.3)
 
 
 def row(treated, untreated=UNTREATED, *, claim="C11"):
-    arms = [remedies.arm(one) for one in (treated, untreated)]
-    return remedies.Row(claim, TEACHER, "dropout", "rule", "told", claim == "C13", *arms)
+    pair = Pair(*(arm_of(one) for one in (treated, untreated)))
+    return remedies.Row(claim, TEACHER, "dropout", "rule", "told", pair)
 
 
 def verdict(*args, **changes):
     (found,) = remedies.judged([row(*args, **changes)])
     return found
-
-
-def test_an_arm_by_hand():
-    one = remedies.arm(UNTREATED)
-    assert one.mean("loss_paid").estimate == pytest.approx(0.3, abs=0.01)
-    assert one.mean("accuracy_gained").estimate == pytest.approx(0.15)
-    assert one.parted.all()
-    # by 0.02 nats above the best, from the first evaluation after it
-    assert set(one.onset.event) == {"onset"}
-    assert set(one.onset.evaluation.tolist()) == {9}
 
 
 def test_what_takes_both_away_is_supported():
@@ -90,7 +52,7 @@ def test_nothing_changed_is_refuted_and_so_is_less_than_what_counts():
 @pytest.mark.parametrize("worse", [{"dip": 0.63}, {"accuracy": ACCURACY - 0.02}])
 def test_a_remedy_that_learns_less_does_not_count(worse):
     treated = history(0.0, seed=1, **worse)
-    assert row(treated).gate == "inferior"
+    assert row(treated).best == "inferior"
     assert verdict(treated).outcome == "refuted"
 
 
@@ -100,18 +62,18 @@ def test_a_best_that_is_not_resolved_leaves_it_open():
     noisy = 0.1 * rng.standard_normal((SEEDS, 1))
     metrics = {name: one + noisy if "loss" in name else one for name, one in treated.metrics.items()}
     treated = dataclasses.replace(treated, metrics=metrics)
-    assert row(treated).gate == "unresolved"
+    assert row(treated).best == "unresolved"
     assert verdict(treated).outcome == "unresolved"
 
 
 def test_runs_that_broke_count():
-    assert row(history(0.0, seed=1, missing=2)).gate == "non-inferior"
+    assert row(history(0.0, seed=1, missing=2)).best == "non-inferior"
     broken = row(history(0.0, seed=1, missing=4))
-    assert broken.gate == "inferior"
-    assert broken.treated.cost == np.inf
-    assert broken.treated.share_nonfinite.estimate == broken.treated.share("nonfinite").estimate == 0.1
-    assert len(broken.difference("loss_paid")) == SEEDS - 4
-    both = remedies.arm(history(0.3, missing=10))
+    assert broken.best == "inferior"
+    assert remedies.cost(broken.pair.treated) == np.inf
+    assert broken.pair.treated.share_nonfinite.estimate == broken.pair.treated.share("nonfinite").estimate == 0.1
+    assert len(broken.pair.difference("loss_paid")) == SEEDS - 4
+    both = arm_of(history(0.3, missing=10))
     assert both.share("O/K").estimate == 0.75
     assert both.onset.share().estimate == 0.75
 
@@ -122,7 +84,7 @@ def test_either_direction_counts_for_the_learning_rate_and_the_better_one_must_n
     assert verdict(UNTREATED, history(0.3, seed=1), claim="C13").outcome == "refuted"
     slow = history(0.0, dip=0.65, seed=1)
     for pair in ((slow, UNTREATED), (UNTREATED, slow)):
-        assert row(*pair, claim="C13").gate == "inferior"
+        assert row(*pair, claim="C13").best == "inferior"
 
 
 def test_holm_takes_all_measures_of_a_claim():
@@ -133,27 +95,16 @@ def test_holm_takes_all_measures_of_a_claim():
     assert remedies.measured(interval, 0.01, 0.06, either=False) == "unresolved"
 
 
-def test_a_stopped_run_is_judged_where_it_stopped():
-    stopped = remedies.arm(UNTREATED, ("stop-loss", 2))
-    # best at 8, stopped at 10: a quarter of the rise
-    assert stopped.mean("loss_end").estimate == pytest.approx(0.675, abs=0.01)
-    assert stopped.mean("loss_paid").estimate == pytest.approx(0.075, abs=0.01)
-    assert stopped.mean("loss_best").estimate == pytest.approx(0.6, abs=0.01)
-    assert not stopped.onset.observed.any()  # never seen three evaluations running
-    by_accuracy = remedies.arm(UNTREATED, ("stop-accuracy", 2))
-    assert by_accuracy.mean("loss_end").estimate == pytest.approx(0.9, abs=0.01)
-
-
 def test_doses_are_tuned_on_validation_and_broken_ones_left_out():
     doses = {0.1: history(0.3, dip=0.6), 0.2: history(0.3, dip=0.5), 0.5: history(0.3, dip=0.4, missing=10)}
-    assert remedies.tuned({dose: remedies.arm(one) for dose, one in doses.items()}) == 0.2
+    assert remedies.tuned({dose: arm_of(one) for dose, one in doses.items()}) == 0.2
 
 
 def test_rates_as_good_are_told_on_validation():
-    best = remedies.arm(UNTREATED)
-    assert remedies.as_good(remedies.arm(history(0.3, dip=0.605)), best)
-    assert not remedies.as_good(remedies.arm(history(0.3, dip=0.62)), best)
-    assert not remedies.as_good(remedies.arm(history(0.3, accuracy=ACCURACY - 0.01)), best)
+    best = arm_of(UNTREATED)
+    assert remedies.as_good(arm_of(history(0.3, dip=0.605)), best)
+    assert not remedies.as_good(arm_of(history(0.3, dip=0.62)), best)
+    assert not remedies.as_good(arm_of(history(0.3, accuracy=ACCURACY - 0.01)), best)
 
 
 def made(sweep):
@@ -169,7 +120,7 @@ def made(sweep):
             labels = dict(zip(columns, config.tolist(), strict=True))
             rise = 0.3 + labels.get("label_noise", 0.0)
             rise /= labels["train_size"] / place.train_size
-            if any(labels.get(one.field, 0) for one in remedies.REGULARISERS):
+            if any(labels.get(field, 0) for field in remedies.REGULARISERS.values()):
                 rise = 0.0
             dip = 0.6 if labels["learning_rate"] > 5e-3 else 0.65
             parts.append(history(rise, dip=dip, seed=seed, **labels))
@@ -181,15 +132,16 @@ def test_figures_need_the_tables_alone(tmp_path):
     findings = EXPERIMENT.analyse(made(EXPERIMENT.sweep("smoke")))
     outcomes = {(one.claim, one.where): one.outcome for one in findings.verdicts}
     assert len(outcomes) == len(findings.verdicts) == 34
-    for place in remedies.PLACE_NAMES.values():
-        assert {outcomes["C11", f"{place}: {one.name}"] for one in remedies.REGULARISERS} == {"supported"}
+    for place in (place.shown for place in remedies.PLACES):
+        for key in remedies.REGULARISERS:
+            assert outcomes["C11", f"{place}: {remedies.REMEDIES[key].name}"] == "supported"
         assert outcomes["C14", f"{place}: data, same steps"] == "in part"  # a quarter of the rise is left
         if place != "JapaneseVowels":
             assert outcomes["C13", f"{place}: optimiser"] == "refuted"
             assert outcomes["C14", f"{place}: data, same epochs"] == "in part"
     write_findings(findings, tmp_path)
     figures = EXPERIMENT.plot(read_findings(tmp_path))
-    assert set(figures) == {"scorecard", "regularisation", "training_and_data", "onset"}
+    assert set(figures) == {"scorecard", "regularisation", "training_and_data", "onset_teacher", "onset_vowels"}
 
 
 def test_the_smoke_sweep_differs_in_size_only():

@@ -36,6 +36,29 @@ def test_imports_no_jax():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_long_lists_are_in_the_plan_by_their_digest(root):
+    """A random search has hundreds of values, of which nothing is ever read."""
+    rates = [0.001 * (n + 1) for n in range(40)]
+
+    def cell(rates, digest="0" * 64):
+        return make_cell(4, digest=digest, hyperparams={"learning_rate": rates, "weight_decay": [0.0, 0.1]})
+
+    plan(root, cell(rates))
+    written = json.loads((root / "plan.json").read_text())["cells"][0]["description"]["hyperparams"]
+    assert written["learning_rate"].startswith("40 numbers, 0.001 … 0.04 (")
+    assert written["weight_decay"] == [0.0, 0.1]
+    assert plan_changes(root, [cell(rates)]) == ""
+    # that of an earlier lossjax holds them all: the same, said another way
+    content = json.loads((root / "plan.json").read_text())
+    content["cells"][0]["description"]["hyperparams"]["learning_rate"] = rates
+    del content["sha256_of_this_file"]
+    durable.write_json(root / "plan.json", content)
+    assert plan_changes(root, [cell(rates)]) == ""
+    changed = plan_changes(root, [cell([*rates[:-1], 0.5], digest="1" * 64)])
+    assert 'hyperparams.learning_rate: "40 numbers, 0.001 … 0.04 (' in changed
+    assert '→ "40 numbers, 0.001 … 0.5 (' in changed
+
+
 def test_load_gives_back_what_was_committed(root):
     cell = make_cell(10)
     plan(root, cell)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 import lossjax as lj
+from lossjax.analysis.tables import with_bounds
 from lossjax.reports.plots import PALETTE
 from speed.findings import CUDNN, VARIABLES, over_torch
 from speed.sections import ALL_THREADS, LOOP, OURS, PER_CORE, PLAIN, TORCH_VMAP
@@ -108,7 +109,7 @@ def _scaling(scale: Table, numbers: Mapping[str, lj.Interval]) -> Figure:
         here = scale["variable"] == variable
         x = scale["value"][here]
         total = x / 1e6 if variable == "members" else 1.0
-        y, low, high = (scale[f"us_per_member_step{bound}"][here] * total for bound in ("", "_low", "_high"))
+        y, low, high = (scale[key][here] * total for key in with_bounds("us_per_member_step"))
         ax.errorbar(x, y, [y - low, high - y], color=_COLOURS[OURS], marker="o", markersize=5, linewidth=1.4)
         _log_log(ax, x)
         fitted = numbers.get(f"exponent of the cost in {VARIABLES[variable]}")
@@ -152,7 +153,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _dot(ax: Any, table: Table, here: np.ndarray, column: str, row: int, arm: str, unit: float = 1.0) -> None:
-    value, low, high = (float(table[f"{column}{bound}"][here][0]) / unit for bound in ("", "_low", "_high"))
+    value, low, high = (float(table[key][here][0]) / unit for key in with_bounds(column))
     front = 4 if arm == OURS else 3
     ax.plot([low, high], [row, row], color=_COLOURS[arm], linewidth=1.6, zorder=front)
     ax.plot([value], [row], _MARKERS[arm], color=_COLOURS[arm], markersize=9 if arm == OURS else 6, zorder=front)

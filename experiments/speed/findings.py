@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 import lossjax as lj
+from lossjax.analysis.tables import table
 from speed.record import Section
 from speed.sections import DISCUSSED, GATE_STEPS, LOOP, OURS, PER_CORE, PLAIN
 from speed.workloads import WORKLOADS, Workload
@@ -33,17 +34,17 @@ def findings(sections: Sections) -> lj.Findings:
                 rates(arms[OURS]) / rates(arms[CUDNN])
             )
     tables = {
-        "steps": _rows(_step_rows(sections, measured)),
-        "runs": _rows(_run_rows(sections, measured)),
-        "scale": _rows(_scale_rows(sections.get("scale", {}))),
-        "startup": _rows(_startup_rows(sections.get("startup", {}))),
-        "gpu": _rows(_gpu_rows(sections.get("gpu", {}))),
-        "gate": _rows(_gate_rows(sections, measured)),
-        "repetitions": _rows(_repetition_rows(sections)),
+        "steps": table(_step_rows(sections, measured)),
+        "runs": table(_run_rows(sections, measured)),
+        "scale": table(_scale_rows(sections.get("scale", {}))),
+        "startup": table(_startup_rows(sections.get("startup", {}))),
+        "gpu": table(_gpu_rows(sections.get("gpu", {}))),
+        "gate": table(_gate_rows(sections, measured)),
+        "repetitions": table(_repetition_rows(sections)),
     }
     return lj.Findings(
         numbers=numbers,
-        tables={name: table for name, table in tables.items() if table},
+        tables={name: columns for name, columns in tables.items() if columns},
         notes=_notes(sections, measured),
         meta=_meta(sections),
     )
@@ -158,9 +159,7 @@ def _run_rows(sections: Sections, measured: Iterable[str]) -> Iterable[dict[str,
                 "workload": name,
                 "label": workload.label,
                 "arm": arm,
-                "runs_per_second": speed.estimate,
-                "runs_per_second_low": speed.low,
-                "runs_per_second_high": speed.high,
+                "runs_per_second": speed,
                 "epochs_of_a_run": workload.epochs,
                 "epochs_measured": result["epochs"],
             } | _facts(result)
@@ -196,9 +195,7 @@ def _gpu_rows(gpu: Section) -> Iterable[dict[str, Any]]:
                     "workload": name,
                     "members": int(members),
                     "arm": arm,
-                    "runs_per_second": speed.estimate,
-                    "runs_per_second_low": speed.low,
-                    "runs_per_second_high": speed.high,
+                    "runs_per_second": speed,
                     "us_per_member_step": 1e6 / speed.estimate / (workload.epochs * workload.steps_per_epoch),
                     "device": result["device"],
                     "tile": result.get("tile", 1),
@@ -228,12 +225,7 @@ def _repetition_rows(sections: Sections) -> Iterable[dict[str, Any]]:
 
 
 def _microseconds(result: Mapping[str, Any]) -> dict[str, Any]:
-    cost = median(1e6 / rates(result))
-    return {
-        "us_per_member_step": cost.estimate,
-        "us_per_member_step_low": cost.low,
-        "us_per_member_step_high": cost.high,
-    }
+    return {"us_per_member_step": median(1e6 / rates(result))}
 
 
 def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,11 +239,6 @@ def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
         "compile_seconds": float(result.get("compile_seconds", 0.0)),
         "peak_gib": result["peak_bytes"] / GIB,
     }
-
-
-def _rows(rows: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-    kept = list(rows)
-    return {column: np.array([row[column] for row in kept]) for column in kept[0]} if kept else {}
 
 
 def _notes(sections: Sections, measured: list[str]) -> tuple[str, ...]:

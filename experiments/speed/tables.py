@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import lossjax as lj
+from lossjax.analysis.tables import with_bounds
 from speed.findings import over_plain, over_torch, workload_of
 from speed.record import Section
 from speed.sections import OURS, PLAIN
@@ -78,7 +79,7 @@ def _against(value: lj.Interval, target: float | None, unit: str) -> str:
 
 def _arm_rows(table: Mapping, column: str) -> Iterator[tuple[str, ...]]:
     for row in range(len(table["arm"])):
-        value, low, high = (table[f"{column}{bound}"][row] for bound in ("", "_low", "_high"))
+        value, low, high = (table[key][row] for key in with_bounds(column))
         seconds, tile = table["compile_seconds"][row], table["tile"][row]
         yield (
             str(table["label"][row]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
@@ -11,6 +11,7 @@ from scipy import stats
 
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.proportions import wilson_intervals
+from lossjax.analysis.tables import table, with_bounds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,10 +42,65 @@ class PhaseDiagram:
         if not 0 < null_share < 1:
             raise ValueError(f"null_share={null_share} must lie between 0 and 1")
         there = self.totals > 0
-        pairs = zip(self._counts(regime)[there].tolist(), self.totals[there].tolist(), strict=True)
-        p_values = [stats.binomtest(count, total, null_share).pvalue for count, total in pairs]
+        return self._adjusted(self._counts(regime)[there], self.totals[there], null_share)
+
+    def q_commonest(self) -> Float[np.ndarray, "y x"]:
+        """How surely ``commonest`` is the commonest at each point: two-sided exact binomial p of it against the next,
+        of the members in either, adjusted over the map.
+
+        That the two are chosen by their counts takes nothing from the test (Hung & Fithian 2019, rank verification).
+        nan where there are no members.
+        """
+        second, first = np.sort(np.stack([*self.counts.values(), np.zeros_like(self.totals)]), axis=0)[-2:]
+        there = self.totals > 0
+        return self._adjusted(first[there], (first + second)[there], 0.5)
+
+    def pooled_share(self, regime: str) -> float:
+        """The share of ``regime`` among all members of the plane: what each point would have, did they not differ."""
+        return float(self._counts(regime).sum() / self.totals.sum())
+
+    def table(self, regimes: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns for ``Findings.tables``, a row a point, y by y.
+
+        x, y, runs, commonest, its share with bounds, ``q_commonest``, ``q_differs`` (its share from the pooled one),
+        and ``share_<regime>`` of each of ``regimes`` with bounds.
+        """
+        ys, xs = np.meshgrid(self.y, self.x, indexing="ij")
+        nowhere = wilson_intervals(np.zeros_like(self.totals), self.totals)
+        shares = {name: self.shares.get(name, nowhere) for name in (*regimes, *self.shares)}
+        differs = np.full(self.totals.shape, np.nan)
+        own = np.full((3, *self.totals.shape), np.nan)
+        for name, share in self.shares.items():
+            here = self.commonest == name
+            own[:, here] = np.stack([share.estimate, share.low, share.high])[:, here]
+            if 0 < self.pooled_share(name) < 1:
+                differs[here] = self.q_values(name, self.pooled_share(name))[here]
+        columns = {
+            "x": xs,
+            "y": ys,
+            "runs": self.totals,
+            "commonest": self.commonest,
+            **dict(zip(with_bounds("share"), own, strict=True)),
+            "q_commonest": self.q_commonest(),
+            "q_differs": differs,
+        }
+        flat = {name: np.asarray(values).ravel() for name, values in columns.items()}
+        return flat | table(
+            [
+                {
+                    f"share_{name}": Intervals(*(b.ravel() for b in (s.estimate, s.low, s.high)))
+                    for name, s in shares.items()
+                }
+            ]
+        )
+
+    def _adjusted(
+        self, counts: Int[np.ndarray, " point"], totals: Int[np.ndarray, " point"], share: float
+    ) -> Float[np.ndarray, "y x"]:
+        pairs = zip(counts.tolist(), totals.tolist(), strict=True)
+        p_values = [stats.binomtest(count, total, share).pvalue for count, total in pairs]
         found = np.full(self.totals.shape, np.nan)
-        found[there] = stats.false_discovery_control(p_values, method="bh")
+        found[self.totals > 0] = stats.false_discovery_control(p_values, method="bh")
         return found
 
     def _counts(self, regime: str) -> Int[np.ndarray, "y x"]:

@@ -13,6 +13,7 @@ from lossjax.analysis.onset import best_evaluation
 from lossjax.analysis.proportions import wilson_intervals
 from lossjax.analysis.regimes import FLAT, Flat, flat_level, movement, regimes
 from lossjax.analysis.resampling import mean_intervals
+from lossjax.analysis.tables import table
 from lossjax.history import History
 
 CHUNK = 500  # members whose windows are looked at together
@@ -49,9 +50,7 @@ class Summary:
         columns = dict(self.hyperparams) | {"num_members": self.num_members}
         measured = {"nonfinite": self.nonfinite, **self.means, "plateau": self.plateau}
         measured |= {f"regime_{letter}": shares for letter, shares in self.regimes.items()}
-        for name, intervals in measured.items():
-            columns |= {name: intervals.estimate, f"{name}_low": intervals.low, f"{name}_high": intervals.high}
-        return columns
+        return columns | table([measured])
 
 
 def summarise(

@@ -1,12 +1,12 @@
 """Verdicts: what an interval says of a claim, by one rule for all claims."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.significance import smallest_attainable_p
 
-Claim = Literal["greater", "less", "equivalent"]
+Claim = Literal["greater", "less", "equivalent", "different"]
 
 
 def judge(
@@ -25,6 +25,7 @@ def judge(
       wholly below: within ``threshold ± smallest`` (negligible), beyond it in the opposite direction, or across both.
     - ``"less"``: the mirror image.
     - ``"equivalent"`` needs ``smallest``: supported within ``threshold ± smallest``, refuted wholly beyond.
+    - ``"different"``, in either direction, is its opposite: supported wholly beyond, refuted within.
 
     Unresolved otherwise, without bounds, and where ``num_seeds`` pairs could not reach the interval's level by an exact
     test (fewer than 6 at 95 %). A bound that touches the limit resolves nothing, except for equivalence.
@@ -32,24 +33,23 @@ def judge(
     margin = 0.0 if smallest is None else smallest
     if margin < 0:
         raise ValueError(f"smallest={smallest} must be >= 0")
-    if claim not in ("greater", "less", "equivalent"):
-        raise ValueError(f"claim={claim!r} is none of greater, less, equivalent")
-    if claim == "equivalent" and margin == 0:
-        raise ValueError("a claim of equivalence needs the smallest effect of interest; pass smallest > 0")
+    if claim not in get_args(Claim):
+        raise ValueError(f"claim={claim!r} is none of {', '.join(get_args(Claim))}")
+    if claim in ("equivalent", "different") and margin == 0:
+        raise ValueError(f"claim={claim!r} needs the smallest effect of interest; pass smallest > 0")
     if math.isnan(interval.low) or math.isnan(interval.high):
         return "unresolved"
     if num_seeds is not None and smallest_attainable_p(num_seeds) > 1 - interval.level:
         return "unresolved"
 
     above, below = threshold + margin, threshold - margin
-    if claim == "equivalent":
-        if interval.within(below, above):
-            return "supported"
-        return "refuted" if interval.low > above or interval.high < below else "unresolved"
-    if claim == "greater":
-        supported, refuted = interval.low > above, interval.high < above
-    else:
-        supported, refuted = interval.high < below, interval.low > below
+    within, beyond = interval.within(below, above), interval.low > above or interval.high < below
+    supported, refuted = {
+        "greater": (interval.low > above, interval.high < above),
+        "less": (interval.high < below, interval.low > below),
+        "equivalent": (within, beyond),
+        "different": (beyond, within),
+    }[claim]
     if supported:
         return "supported"
     return "refuted" if refuted else "unresolved"

@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from lossjax.analysis.interval import Interval
+from lossjax.reports.labels import end_label, separate
 from lossjax.reports.plots import OUTCOME_COLOURS, PALETTE, _draw_interval, _figure, _style
 
 _INK: Final = "#333333"
@@ -116,41 +118,41 @@ Band = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # x, share, low, h
 class Onsets:
     """A panel: the share of runs with onset by each part of training, a curve a dose."""
 
-    row: str
-    column: str
+    title: str
     baseline: str  # the dose that is drawn in black
     curves: Mapping[str, Band]  # in the order of the doses
 
 
-def onsets(rows: Sequence[Sequence[Onsets | None]]) -> Figure:
-    """Onset curves by dose: rows data sets, columns remedies; the darker, the higher the dose; the baseline black."""
+def onsets(panels: Sequence[Onsets], *, columns: int = 3) -> Figure:
+    """Onset curves by dose, a panel a remedy; the darker, the higher the dose, which stands at the end of its curve."""
     with _style():
-        figure = _figure(width=9, height=0.9 + 2.25 * len(rows))
-        axes = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
-        for panels, across in zip(rows, axes, strict=True):
-            for panel, ax in zip(panels, across, strict=True):
-                if panel is None:
-                    ax.text(0.5, 0.5, "not tested", transform=ax.transAxes, ha="center", color=_GREY)
-                    continue
-                others = [dose for dose in panel.curves if dose != panel.baseline]
-                shades = colormaps["plasma"](np.linspace(0.82, 0.12, len(others)))
-                colours = dict(zip(others, shades, strict=True)) | {panel.baseline: "black"}
-                for dose, (x, share, low, high) in panel.curves.items():
-                    ax.fill_between(x, low, high, step="post", color=colours[dose], alpha=0.12, linewidth=0)
-                    width = 2.0 if dose == panel.baseline else 1.4
-                    ax.step(x, share, where="post", color=colours[dose], linewidth=width, label=dose)
-                if panels is rows[0]:
-                    ax.set_title(panel.column, fontsize=10)
-                    ax.legend(
-                        fontsize=9, frameon=False, loc="upper left", handlelength=1, labelspacing=0.15, borderpad=0.1
-                    )
-                ax.set_ylim(0, 1)
-                ax.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
-                ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-            names = [panel.row for panel in panels if panel is not None]
-            across[0].set_ylabel(f"{names[0]}\nruns with onset")
+        rows = -(-len(panels) // columns)
+        figure = _figure(width=9, height=0.6 + 2.3 * rows)
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        labels = []
+        for panel, ax in zip(panels, axes.flat, strict=False):
+            others = [dose for dose in panel.curves if dose != panel.baseline]
+            shades = colormaps["plasma"](np.linspace(0.75, 0.1, len(others)))
+            colours = {dose: to_hex(shade) for dose, shade in zip(others, shades, strict=True)}
+            colours[panel.baseline] = "#000000"
+            for dose, (x, share, low, high) in panel.curves.items():
+                ax.fill_between(x, low, high, step="post", color=colours[dose], alpha=0.12, linewidth=0)
+                width = 2.4 if dose == panel.baseline else 1.6
+                ax.step(x, share, where="post", color=colours[dose], linewidth=width)
+            ends = [end_label(ax, dose, band[1][-1], colours[dose]) for dose, band in panel.curves.items()]
+            labels.append((ax, ends))
+            ax.set_title(panel.title)
+            ax.tick_params(labelbottom=True)
+        for ax in axes.flat[len(panels) :]:
+            ax.set_visible(False)
+        highest = max(float(band[3].max()) for panel in panels for band in panel.curves.values())
+        axes[0, 0].set_ylim(0, min(1.0, 0.1 * np.ceil(10 * highest)))
+        axes[0, 0].set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        for ax in axes[:, 0]:
+            ax.set_ylabel("runs with onset")
         figure.supxlabel("share of training done", fontsize=10)
-        return figure
+        return separate(figure, labels)
 
 
 def scorecard(
@@ -222,7 +224,7 @@ class Stop:
     high: float
 
 
-_LOSS_COLOURS: Final = ("#D55E00", "#0072B2")
+_LOSS_COLOURS: Final = (_INK, "#9A9A9A")  # colours are for the rules
 
 
 def stopping_times(panels: Mapping[str, tuple[Mapping[str, Mean], Mean, Sequence[Stop]]]) -> Figure:

@@ -1,4 +1,4 @@
-"""Figures of many rows or small panels: shares against targets, cells and regimes along training.
+"""Figures of many rows or small panels: shares against targets, cells, regimes and onset along training.
 
 As in ``plots``, whose style and colours they share, every function draws what it is given and computes no statistic.
 """
@@ -17,7 +17,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from lossjax.analysis.attribution import Cell
-from lossjax.reports.plots import OUTCOME_COLOURS, REGIMES, _figure, _style
+from lossjax.reports.labels import end_label, separate
+from lossjax.reports.plots import OUTCOME_COLOURS, PALETTE, REGIMES, _figure, _percent, _set_log_x, _style
 
 # staying examples in blues, crossing ones in warm colours
 CELL_COLOURS: Final[Mapping[Cell, str]] = {
@@ -254,3 +255,44 @@ def regimes_along_training(panels: Sequence[RegimesOverTime], *, x_label: str) -
         handles = [Patch(color=REGIMES[letter][1], label=f"{letter}  {REGIMES[letter][0]}") for letter in used]
         figure.legend(handles=handles, loc="outside upper left", ncols=4, handlelength=1, frameon=False)
         return figure
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnsetCurve:
+    """The share of a group's runs with onset at or before a step, and what became of the others."""
+
+    label: str
+    steps: Float[np.ndarray, " step"]
+    share: Float[np.ndarray, " step"]
+    low: Float[np.ndarray, " step"]
+    high: Float[np.ndarray, " step"]
+    censored: float  # share without onset by the last step
+    nonfinite: float = 0.0  # share that stopped being finite first
+
+
+def onset_curves(
+    groups: Sequence[OnsetCurve], *, x_label: str = "step", log_x: bool = False, title: str = ""
+) -> Figure:
+    """The share of runs in which onset has come by each step; under each label, the share in which it never came."""
+    with _style():
+        figure = _figure(width=9, height=4.4)
+        ax = figure.subplots()
+        texts = []
+        for index, group in enumerate(groups):
+            colour = PALETTE[index % len(PALETTE)]
+            ax.step(group.steps, group.share, where="post", color=colour, label=group.label)
+            ax.fill_between(group.steps, group.low, group.high, step="post", color=colour, alpha=0.18, linewidth=0)
+            fate = f"none by the end: {_percent(group.censored)}"
+            if group.nonfinite:
+                fate += f"\nnon-finite first: {_percent(group.nonfinite)}"
+            texts.append(end_label(ax, f"{group.label}\n{fate}", group.share[-1], colour))
+        # from nothing to the tenth above all bands: most curves stay far below the half
+        highest = max((float(group.high.max()) for group in groups), default=1.0)
+        ax.set_ylim(0, min(1.0, 0.1 * math.ceil(10 * highest)))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        ax.set_ylabel("runs with onset")
+        ax.set_xlabel(x_label)
+        ax.set_title(title)
+        if log_x:
+            _set_log_x(ax, [group.steps for group in groups])
+        return separate(figure, [(ax, texts)])

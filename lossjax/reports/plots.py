@@ -77,19 +77,6 @@ class Panel:
     t_accuracy: float | None = None  # where the accuracy is highest
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class OnsetCurve:
-    """The share of a group's runs with onset at or before a step, and what became of the others."""
-
-    label: str
-    steps: _Series
-    share: _Series
-    low: _Series
-    high: _Series
-    censored: float  # share without onset by the last step
-    nonfinite: float = 0.0  # share that stopped being finite first
-
-
 @dataclasses.dataclass(frozen=True)
 class Contrast:
     """A row of a forest plot."""
@@ -141,32 +128,6 @@ def loss_and_accuracy(
         axes[1, 0].set_ylabel("accuracy")
         figure.align_ylabels()
         return separate(figure, labels)
-
-
-def onset_curves(
-    groups: Sequence[OnsetCurve], *, x_label: str = "step", log_x: bool = False, title: str = ""
-) -> Figure:
-    """The share of runs in which onset has come by each step; under each label, the share in which it never came."""
-    with _style():
-        figure = _figure(width=9, height=4.4)
-        ax = figure.subplots()
-        texts = []
-        for index, group in enumerate(groups):
-            colour = PALETTE[index % len(PALETTE)]
-            ax.step(group.steps, group.share, where="post", color=colour, label=group.label)
-            ax.fill_between(group.steps, group.low, group.high, step="post", color=colour, alpha=0.18, linewidth=0)
-            fate = f"none by the end: {_percent(group.censored)}"
-            if group.nonfinite:
-                fate += f"\nnon-finite first: {_percent(group.nonfinite)}"
-            texts.append(end_label(ax, f"{group.label}\n{fate}", group.share[-1], colour))
-        ax.set_ylim(0, 1)
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        ax.set_ylabel("runs with onset")
-        ax.set_xlabel(x_label)
-        ax.set_title(title)
-        if log_x:
-            _set_log_x(ax, [group.steps for group in groups])
-        return separate(figure, [(ax, texts)])
 
 
 def contrasts(

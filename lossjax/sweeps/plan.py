@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from lossjax.identity import digest
 from lossjax.sweeps import durable
 from lossjax.sweeps.provenance import versions
 
 FORMAT: Final = "lossjax results 1"
 _DIGEST_IN_NAME: Final = 12  # hexadecimal digits: 48 bits tell the edits of one cell apart
+_LONGEST_LIST: Final = 16  # numbers that are written out; a random search has hundreds
 
 
 class StoreError(ValueError):
@@ -26,7 +28,8 @@ class CellPlan:
         name: unique in the experiment, and fit to be a folder's name.
         digest: hexadecimal SHA-256 of everything that a member's result depends on.
         num_members: how many members the cell is to have.
-        description: task, model, config and population in JSON's types, for people to compare.
+        description: task, model, config and population in JSON's types, for people to compare: the digest tells cells
+            apart. Long lists of numbers are in the file by their number, range and digest alone.
     """
 
     name: str
@@ -120,7 +123,8 @@ def write_plan(root: str | Path, cells: Iterable[CellPlan], *, experiment: str, 
                 f"{root} holds {earlier.experiment} ({earlier.scale}) and not {experiment} ({scale}); a folder holds "
                 "one experiment at one scale: choose another results folder"
             )
-    durable.write_json(path, {"format": FORMAT, **dataclasses.asdict(plan)})
+    briefly = tuple(dataclasses.replace(cell, description=brief(cell.description)) for cell in plan.cells)
+    durable.write_json(path, {"format": FORMAT, **dataclasses.asdict(dataclasses.replace(plan, cells=briefly))})
     return plan
 
 
@@ -143,8 +147,20 @@ def plan_changes(root: str | Path, cells: Iterable[CellPlan]) -> str:
             )
         if before.digest != cell.digest:
             lines.append(f"{name}: edited, starts anew; parts of the earlier edit stay in {before.folder}")
-            lines += [f"    {line}" for line in _differences(before.description, cell.description)]
+            lines += [f"    {line}" for line in _differences(brief(before.description), brief(cell.description))]
     return "\n".join(lines)
+
+
+def brief(description: Any) -> Any:
+    """A description with long lists of numbers as ``"33 numbers, 0.0003 … 0.0984 (2f5a60c1d2e3)"``."""
+    if isinstance(description, Mapping):
+        return {key: brief(value) for key, value in description.items()}
+    if not isinstance(description, list | tuple):
+        return description
+    if len(description) <= _LONGEST_LIST or any(type(value) not in (int, float) for value in description):
+        return [brief(value) for value in description]
+    values = [float(value) for value in description]
+    return f"{len(values)} numbers, {min(values):.3g} … {max(values):.3g} ({digest(values)[:_DIGEST_IN_NAME]})"
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
