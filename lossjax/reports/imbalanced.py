@@ -253,6 +253,22 @@ def remedies(
         return figure
 
 
+def dose(groups: Mapping[str, tuple[Float[np.ndarray, " dose"], ...]], *, x_label: str, y_label: str) -> Figure:
+    """A line a class-frequency group over the dose: group → x, y, low, high."""
+    with _style():
+        figure = _figure(width=5.4, height=3.4)
+        ax = figure.subplots()
+        for name, (x, y, low, high) in groups.items():
+            ax.vlines(x, low, high, color=GROUP_COLOURS[name], linewidth=2)
+            ax.plot(x, y, "o-", color=GROUP_COLOURS[name], markersize=5, linewidth=1.2)
+        ax.set_xticks(np.unique(np.concatenate([x for x, *_ in groups.values()])))
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
+        labels = [end_label(ax, name, float(y[-1]), GROUP_COLOURS[name]) for name, (_, y, *_) in groups.items()]
+        return separate(figure, [(ax, labels)])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Line:
     """A mean over runs along training, with its interval."""
