@@ -252,6 +252,11 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
         },
         notes=(
             *(() if apart is None else (in_words(found, pairs[0], apart),)),
+            *(
+                ()
+                if apart is None
+                else ("That pair was chosen for its size, so its differences are on the large side of the truth.",)
+            ),
             f"A town's features: {'; '.join(FEATURE_NAMES.values())}.",
             "Loss and accuracy are of the test split at the end of training; nothing was selected.",
             f"Runs not finite: {int((~found.finite).sum())} of {found.loss.size}.",

@@ -87,6 +87,7 @@ def loss_against_accuracy(
                     va="bottom" if above else "top",
                     fontsize=9,
                 )
+        _make_room(ax, len(references))
         _corner(ax, [f"{name}: loss {nats(x)}, accuracy {percent(y)}" for name, (x, y) in references.items()])
         ax.set_xlabel("test loss (nats)")
         ax.set_ylabel("test accuracy")
@@ -137,10 +138,13 @@ def within_sets(panels: Sequence[Deviations]) -> Figure:
             ax.set_title(panel.title, fontsize=10)
             ax.set_xlabel("loss, from the set's mean (nats)")
             ax.margins(x=0.06, y=0.1)
-        for ax, panel in zip(axes, panels, strict=True):  # once the shared axes have their limits
-            _corner(ax, [f"{name} +{nats(x)}, {points(y)}" for name, (x, y) in panel.references.items()])
+        _make_room(axes[0], max(len(panel.references) for panel in panels))
+        for ax, panel in zip(axes, panels, strict=True):
+            _corner(ax, [f"{name} +{nats(x)} nats, {points(y)}" for name, (x, y) in panel.references.items()])
         axes[0].set_ylabel("accuracy, from the set's mean (points)")
-        axes[0].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.1f}".replace("-", "−")))
+        axes[0].yaxis.set_major_formatter(
+            FuncFormatter(lambda share, _: f"{100 * share:+.1f}".replace("-", "−") if round(share, 6) else "0")
+        )
         shown = [Line2D([], [], marker="o", linestyle="none", color=PALETTE[kinds.index(kind)]) for kind in kinds]
         shown += [Line2D([], [], marker=_MARKERS[sizes.index(s)], linestyle="none", color="#999999") for s in sizes]
         figure.legend(
@@ -344,6 +348,8 @@ def _levels(ax: Axes, levels: Mapping[str, float], axis: Literal["x", "y"], spel
             ax.annotate(name, (level, 0), xycoords=ax.get_xaxis_transform(), **_SMALL)
     ends = (0.99, 0.01, before[::-1]), (0.99, 0.99, after)
     for x, y, lines in ends if axis == "y" else ((0.02, 0.99, before), (0.99, 0.99, after)):
+        if not lines:
+            continue
         vertical = "bottom" if y < 0.5 else "top"
         horizontal = "left" if x < 0.5 else "right"
         ax.text(x, y, "\n".join(lines), transform=ax.transAxes, ha=horizontal, va=vertical, **_SMALL)
@@ -353,9 +359,13 @@ def _levels(ax: Axes, levels: Mapping[str, float], axis: Literal["x", "y"], spel
         ax.set_xlim(low, high)
 
 
+def _make_room(ax: Axes, num_lines: int) -> None:
+    """Below everything, for that many lines of text."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(low - 0.05 * num_lines * (high - low), high)
+
+
 def _corner(ax: Axes, lines: Sequence[str]) -> None:
     """Of what has a higher loss and a lower accuracy than all that is drawn: arrows out of the lower right corner."""
-    low, high = ax.get_ylim()
-    ax.set_ylim(low - 0.05 * len(lines) * (high - low), high)
     text = "\n".join(f"{line} ↘" for line in lines)
     ax.text(0.99, 0.01, text, transform=ax.transAxes, ha="right", va="bottom", **_SMALL)
