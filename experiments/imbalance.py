@@ -38,10 +38,10 @@ LATER_RULE = (
     "over the runs whose loss falls by more than 0.005 nats: supported if the interval lies above 0, refuted if below"
 )
 BOUGHT_RULE = (
-    "over the resolved inverted pairs of five settings, the head's share of what accuracy gains minus its share of the "
-    "test examples, ratio of sums over pairs and seeds, linearised: supported if the interval lies above 0, refuted if "
-    "below (first written for three settings and the mean of each seed's own ratio, which a seed that gains next to "
-    "nothing upsets; amended before the teachers were drawn anew)"
+    "over the resolved inverted pairs of three settings, the head's share of what accuracy gains minus its share of "
+    "the test examples, ratio of sums over pairs and seeds, linearised: supported if the interval lies above 0, refuted "
+    "if below (first written as the mean of each seed's own ratio, which a seed that gains next to nothing upsets; "
+    "amended before the teachers were drawn anew)"
 )
 NEAR, LEAST_FALL = 0.01, 0.005
 OFTEN = 5  # training examples of a class that was seen often
@@ -51,14 +51,8 @@ OFTEN = 5  # training examples of a class that was seen often
 GROUPS = ("head", "middle", "tail")
 # slope of the prior → temperature at which the Bayes accuracy of the teacher of seed 0 is 0.60
 SLOPES = {0.0: 0.06873, 0.5: 0.07246, 1.0: 0.1109}
-# as in conditions_table: as they are, a higher learning rate, weight decay, dropout, label smoothing
-SETTINGS = lj.Hyperparams(
-    learning_rate=np.array([3e-3, 1e-2, 3e-3, 3e-3, 3e-3]),
-    weight_decay=np.array([0.0, 0.0, 0.1, 0.0, 0.0]),
-    dropout=np.array([0.0, 0.0, 0.0, 0.3, 0.0]),
-    label_smoothing=np.array([0.0, 0.0, 0.0, 0.0, 0.1]),
-)
-BASE = {"learning_rate": 3e-3, "weight_decay": 0.0, "dropout": 0.0, "label_smoothing": 0.0}
+SETTINGS = lj.Hyperparams(learning_rate=np.array([3e-3, 1e-2, 3e-3]), label_smoothing=np.array([0.0, 0.0, 0.1]))
+BASE = {"learning_rate": 3e-3, "label_smoothing": 0.0}
 WORDS = lj.tasks.NextWord(num_train=24_000, num_test=5000, val_fraction=0.1, num_val=0)
 PLACES = lj.tasks.PlaceNames()
 NAMES = {
@@ -70,8 +64,9 @@ REAL: Mapping[str, Any] = {"places": PLACES, "words": WORDS}
 BASELINES = {"loss": "loss", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 REMEDIES = {
     "cross-entropy": ("places", {}),
-    "balanced sampling, q = ½": ("places-balanced", {"class_balance": 0.5}),
-    "balanced sampling, q = 1": ("places-balanced", {"class_balance": 1.0}),
+    "sampling with replacement, q = 0": ("places-sampled", {"class_balance": 0.0}),
+    "balanced sampling, q = ½": ("places-sampled", {"class_balance": 0.5}),
+    "balanced sampling, q = 1": ("places-sampled", {"class_balance": 1.0}),
     "logits adjusted in the loss": ("places-adjusted", {}),
     "logits adjusted after training": ("places", {}),
     "class weights, β = 0.9": ("places-weighted", {"effective_number_beta": 0.9}),
@@ -112,7 +107,10 @@ def sweep(scale: str) -> lj.Sweep:
     conv = lj.models.Conv(width=32)
     real = {
         "places": (cell(PLACES, conv, adjusted=1.0, per_example=("test",)), lj.grid(learning_rate=3e-3)),
-        "places-balanced": (cell(PLACES, conv, num_evals=1), lj.grid(learning_rate=3e-3, class_balance=[0.5, 1.0])),
+        "places-sampled": (
+            cell(PLACES, conv, adjusted=1.0),
+            lj.grid(learning_rate=3e-3, class_balance=[0.0, 0.5, 1.0]),
+        ),
         "places-adjusted": (cell(PLACES, conv, "logit_adjusted", num_evals=1), lj.grid(learning_rate=3e-3)),
         "places-weighted": (
             cell(PLACES, conv, "class_weighted", num_evals=1),
