@@ -39,9 +39,9 @@ LATER_RULE = (
 )
 BOUGHT_RULE = (
     "over the resolved inverted pairs of three settings, the head's share of what accuracy gains minus its share of "
-    "the test examples, ratio of sums over pairs and seeds, linearised: supported if the interval lies above 0, refuted "
-    "if below (first written as the mean of each seed's own ratio, which a seed that gains next to nothing upsets; "
-    "amended before the teachers were drawn anew)"
+    "the test examples, ratio of sums over pairs and seeds, linearised: supported if the interval lies above 0, "
+    "refuted if below (first written as the mean of each seed's own ratio, which a seed that gains next to nothing "
+    "upsets; amended before the teachers were drawn anew)"
 )
 NEAR, LEAST_FALL = 0.01, 0.005
 OFTEN = 5  # training examples of a class that was seen often

@@ -334,7 +334,7 @@ def test_remedies_are_compared_seed_by_seed():
             nonfinite_step=np.where(np.isin(np.arange(4), broken), 1, -1),
         )
 
-    histories = {"places": runs(0.0)} | {f"places-{kind}": runs(0.5, broken=(2,)) for kind in ("balanced", "adjusted")}
+    histories = {"places": runs(0.0)} | {f"places-{kind}": runs(0.5, broken=(2,)) for kind in ("sampled", "adjusted")}
     name, (cell, _) = "logits adjusted in the loss", imbalance.REMEDIES["logits adjusted in the loss"]
     assert cell == "places-adjusted"
     remedies = {one: imbalance.REMEDIES[one] for one in ("cross-entropy", name)}
