@@ -121,7 +121,7 @@ def sweep(scale: str) -> lj.Sweep:
     taught = {
         # the slope between the two is for the dose alone
         f"teacher-{slope:g}": (
-            cell(teacher(slope, scale), lj.models.Dense(width=64, layers=1)),
+            cell(teacher(slope, scale), lj.models.Dense(width=64, layers=1), calibration=False),
             lj.grid(**BASE) if 0 < slope < 1 else SETTINGS,
         )
         for slope in SLOPES
