@@ -14,6 +14,7 @@ HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "matplotlib", "scipy", "skle
 # read by whoever only looks at stored results
 WITHOUT_JAX = (
     "lossjax.history",
+    "lossjax.frequency",
     "lossjax.npz",
     "lossjax.analysis.attribution",
     "lossjax.analysis.baselines",

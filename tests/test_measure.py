@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 from lossjax.devices import compiler_options
 from lossjax.training.config import Measure
-from lossjax.training.measure import class_groups, measure
+from lossjax.training.measure import measure
 
 CONFIG = Measure()
 UNCALIBRATED = Measure(calibration=False)
@@ -78,6 +78,7 @@ def test_balanced_accuracy_of_a_group_is_over_its_classes_and_of_the_examples_th
     recalls = [2 / 3, 1, 1 / 2, 1]  # the wrong example of class 1 does not count
     np.testing.assert_allclose(metrics["balanced_accuracy"], np.mean(recalls), rtol=1e-6)
     np.testing.assert_allclose(metrics["group_balanced_accuracy"], [np.mean(recalls[:2]), 1 / 2, 1], rtol=1e-6)
+    np.testing.assert_allclose(metrics["group_share"], [4 / 7, 2 / 7, 1 / 7], rtol=1e-6)
 
 
 def test_two_class_brier_is_twice_scikit_learns() -> None:
@@ -320,9 +321,10 @@ def test_a_group_is_measured_as_its_examples_alone() -> None:
             np.testing.assert_allclose(metrics[f"group_{name}"][group], alone[name], rtol=1e-4, err_msg=name)
     for name in alone:
         assert np.isnan(metrics[f"group_{name}"][2]).all(), name  # no class is in the third group
-    shares = np.bincount(groups[labels]) / len(labels)
+    shares = np.bincount(groups[labels], minlength=3) / len(labels)
+    np.testing.assert_allclose(metrics["group_share"], shares, rtol=1e-6)
     for name in ("refinement", "calibration"):
-        np.testing.assert_allclose(metrics[f"group_{name}"][:2] @ shares, metrics[name], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(metrics[f"group_{name}"][:2] @ shares[:2], metrics[name], rtol=1e-4, atol=1e-6)
 
 
 def test_mapped_over_members_equals_looped() -> None:
@@ -398,16 +400,6 @@ def test_a_nonfinite_member_has_no_metrics(num_classes: int) -> None:
         assert np.isnan(metrics[name]), name
         assert np.isnan(metrics[f"group_{name}"]).all(), name
     assert metrics["accuracy"] == 0
-
-
-def test_class_groups_have_equal_shares_of_the_training_mass() -> None:
-    counts = np.array([1, 30, 2, 20, 10, 0, 15, 22])
-    # from the most frequent: 30, 22, 20, 15, 10, 2, 1, 0 begin at 0, 30, 52, 72, 87, 97, 99, 100 of 100
-    np.testing.assert_array_equal(class_groups(counts, 2), [1, 0, 1, 1, 1, 1, 1, 0])
-    np.testing.assert_array_equal(class_groups(counts, 3), [2, 0, 2, 1, 2, 2, 2, 0])
-    np.testing.assert_array_equal(class_groups(np.full(6, 7), 3), [0, 0, 1, 1, 2, 2])
-    mapped = jax.vmap(lambda counts: class_groups(counts, 3))(np.stack([counts, counts[::-1]]))
-    np.testing.assert_array_equal(mapped[1], mapped[0][::-1])
 
 
 def test_what_is_not_asked_for_is_not_in_the_program() -> None:

@@ -10,11 +10,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from lossjax.frequency import class_groups
 from lossjax.hyperparams import Hyperparams
 from lossjax.keys import Streams
 from lossjax.tasks.task import Split, Splits, Task
 from lossjax.training.config import SPLITS, TrainConfig
-from lossjax.training.measure import NARROW, class_groups, measure
+from lossjax.training.measure import NARROW, measure
 from lossjax.training.objective import cross_entropy, log_prior, objective, weighted_mean
 from lossjax.training.optimizers import make_optimizer
 
@@ -241,7 +242,8 @@ def evaluate(
             adjusted = measure(
                 rows - config.adjusted * log_prior(data.class_counts), labels, data.groups, config, weights
             )
-            named |= {f"adjusted_{name}": value for name, value in adjusted.items()}
+            # how many examples a group has, no adjustment changes
+            named |= {f"adjusted_{name}": value for name, value in adjusted.items() if name != "group_share"}
         if split in config.logits:
             named["logits"] = rows
         records |= {f"{split}_{name}": value for name, value in named.items()}
