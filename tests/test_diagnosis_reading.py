@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lossjax.diagnosis.reading import NAME_LENGTH, Arrays, InputError, read_files, shown, subject
+from lossjax.diagnosis.reading import NAME_LENGTH, Arrays, InputError, shown
+from lossjax.diagnosis.subject import read_files, subject
 
 NUM_EXAMPLES, NUM_CLASSES = 12, 3
 RNG = np.random.default_rng(0)
@@ -304,7 +305,8 @@ def test_reading_a_hostile_directory_is_bounded_in_memory(tmp_path):
         file.write(data[end:])
     code = f"""
 import resource
-from lossjax.diagnosis.reading import InputError, read_files
+from lossjax.diagnosis.reading import InputError
+from lossjax.diagnosis.subject import read_files
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 try:
     read_files([{str(path)!r}], max_bytes=2**33)

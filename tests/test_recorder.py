@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lossjax
-from lossjax.diagnosis.reading import read_files
+from lossjax.diagnosis.subject import read_files
 from lossjax.npz import read_npz
 from lossjax.recorder import Recorder
 

@@ -14,7 +14,7 @@ from lossjax.analysis.resampling import two_way_difference
 from lossjax.diagnosis import wording
 from lossjax.diagnosis.answer import Choice, Goal
 from lossjax.diagnosis.measured import Measured, Settings, chosen_by_other_folds, means_of
-from lossjax.diagnosis.reading import Subject
+from lossjax.diagnosis.subject import Subject
 
 
 def choose(

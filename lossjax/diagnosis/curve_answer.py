@@ -148,9 +148,8 @@ def _recommendation(story: _Story) -> str:
     if timing.lowest_loss == timing.highest_accuracy:
         return f"Keep {timing.lowest_loss}: loss and accuracy are both best there, as far as a curve can tell."
     return (
-        f"Keep {timing.lowest_loss} for probabilities as they are and {timing.highest_accuracy} for accuracy, "
-        "as far as "
-        "a curve can tell."
+        f"Keep {timing.lowest_loss} for probabilities as they are and {timing.highest_accuracy} for accuracy, as far "
+        "as a curve can tell."
     )
 
 
@@ -165,8 +164,7 @@ def _evidence(story: _Story) -> tuple[str, ...]:
         low, high = story.after.accuracy.low, story.after.accuracy.high
         lines.append(
             f"With {story.num_examples:,} examples the last accuracy has the interval {percent(low)} to "
-            f"{percent(high)}: "
-            "differences much smaller than that may be noise."
+            f"{percent(high)}: differences much smaller than that may be noise."
         )
     return tuple(lines)
 

@@ -14,7 +14,8 @@ from lossjax.diagnosis.answer import Diagnosis
 from lossjax.diagnosis.curve_answer import examine_curve
 from lossjax.diagnosis.curves import read_curve
 from lossjax.diagnosis.examine import examine
-from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, found_at, is_curve, read_files, shown, subject
+from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, found_at, is_curve, shown
+from lossjax.diagnosis.subject import read_files, subject
 
 Path = str | os.PathLike[str]
 

@@ -43,7 +43,8 @@ from lossjax.diagnosis.measured import (
     measure,
     over_seeds,
 )
-from lossjax.diagnosis.reading import FOLDS, Subject
+from lossjax.diagnosis.outputs import FOLDS
+from lossjax.diagnosis.subject import Subject
 
 BINS = 15
 

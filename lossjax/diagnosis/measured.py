@@ -15,7 +15,8 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import best_evaluation
 from lossjax.analysis.regimes import Flat
 from lossjax.analysis.resampling import mean_intervals, two_way_interval
-from lossjax.diagnosis.reading import FOLDS, Subject
+from lossjax.diagnosis.outputs import FOLDS
+from lossjax.diagnosis.subject import Subject
 
 Key = TypeVar("Key")
 

@@ -176,8 +176,8 @@ def evidence(story: Story) -> tuple[str, ...]:
         )
     if found.kind_resolved is False:
         lines.append(
-            "Whether one temperature repairs it is not resolved: "
-            f"0.2·ΔL − ΔR is {nats(found.contrast)}, which is above 0 for O and below for K."
+            f"Whether one temperature repairs it is not resolved: 0.2·ΔL − ΔR is {nats(found.contrast)}, which is "
+            "above 0 for O and below for K."
         )
     if story.before.temperature is not None and story.after.temperature is not None:
         lines.append(
@@ -232,9 +232,8 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
     if letter == "K":
         steps.append(
             NextStep(
-                "Try a scale or a bias for each class (vector or bias scaling) on held-out data before you "
-                "call it worse "
-                "ranking.",
+                "Try a scale or a bias for each class (vector or bias scaling) on held-out data before you call it "
+                "worse ranking.",
                 f"At each model's best temperature the loss still differs by {nats(found.delta_refinement)}; richer "
                 "repairs were not tried here.",
             )
@@ -254,9 +253,8 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
         steps.append(
             NextStep(
                 "Look at the examples listed first, and at their labels.",
-                f"The change hangs on about {found.influence.effective_count:.0f} examples; without the 1 % "
-                "that changed "
-                f"most it is {found.influence.without_top_percent:.3g} nats.",
+                f"The change hangs on about {found.influence.effective_count:.0f} examples; without the 1 % that "
+                f"changed most it is {found.influence.without_top_percent:.3g} nats.",
             )
         )
     steps += _group_steps(story)
@@ -272,9 +270,8 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
     if story.settling.num_seeds is None:
         steps.append(
             NextStep(
-                "To choose a recipe rather than this checkpoint, train each with several seeds and give the "
-                "files a seed "
-                "axis.",
+                "To choose a recipe rather than this checkpoint, train each with several seeds and give the files a "
+                "seed axis.",
                 "One training each says nothing of how much the seed moves the result.",
             )
         )
