@@ -13,7 +13,7 @@ from lossjax.analysis.regimes import FLAT, UNTOLD, Flat, observed_windows
 from lossjax.diagnosis.answer import SCHEMA, Diagnosis, Model, NextStep, Point, Timing
 from lossjax.diagnosis.curves import Curve
 from lossjax.diagnosis.phrases import apart, percent, sentences
-from lossjax.diagnosis.wording import regime_name
+from lossjax.diagnosis.story import regime_name
 
 _CAUTIONS: Final = (
     "A curve holds no examples: there are no intervals, no cells, no temperature. These answers are weaker than those "
@@ -85,6 +85,7 @@ def examine_curve(curve: Curve, *, num_examples: int | None = None, flat: Flat =
         kind_resolved=None,
         cells=None,
         temperature=None,
+        repairs=(),
         influence=None,
         groups=(),
         examples=(),

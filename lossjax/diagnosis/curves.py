@@ -1,5 +1,5 @@
 """Training curves as other tools write them: Keras' and Lightning's CSVLogger, Hugging Face's trainer_state.json,
-TensorBoard's and Weights & Biases' CSV exports.
+TensorBoard's CSV and JSON and Weights & Biases' CSV exports.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_curve(
     for path in paths:
         rows += _read(Path(path))
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    time_name = next((name for known in _TIMES for name in columns if _plain(name) == known), None)
+    time_name = next((name for known in _TIMES for name in columns if _time(name) == known), None)
     if time_name is None:
         raise InputError(f"the columns are {_listed(columns)} and none is step or epoch; add one")
     merged = _merged(rows, time_name)
@@ -103,7 +103,7 @@ def read_curve(
         )
     train_name = _train_loss(columns) if split == "held-out" else None
     return Curve(
-        time_name="epoch" if _plain(time_name) == "epoch" else "step",
+        time_name="epoch" if _time(time_name) == "epoch" else "step",
         times=np.array([row[time_name] for row in finite]),
         loss=losses,
         accuracy=_fractions(np.array([row[accuracy_name] for row in finite]), accuracy_name, notes),
@@ -132,6 +132,9 @@ def _from_json(path: Path, text: str) -> Rows:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no readable JSON ({one_line(error)})") from error
     entries = state.get("log_history") if isinstance(state, dict) else state
+    if isinstance(entries, list) and entries and all(isinstance(entry, list) and len(entry) == 3 for entry in entries):
+        # TensorBoard's JSON: [wall time, step, value]
+        return [dict(_numbers(zip(("wall_time", "step", _tag(path)), entry, strict=True))) for entry in entries]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
             f"{path} has no log_history, a list of rows, as trainer_state.json of Hugging Face's Trainer has"
@@ -154,14 +157,18 @@ def _from_csv(path: Path, text: str) -> Rows:
         twice = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path} names column {shown(twice)!r} more than once; rename one")
     if header == TENSORBOARD:
-        # the metric is in the file's name, as TensorBoard offers it: run-validation-tag-epoch_loss.csv
-        header = ["wall_time", "step", path.stem]
+        header = ["wall_time", "step", _tag(path)]
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
             raise InputError(f"line {number} of {path} has {len(line)} cells and the first line {len(header)}; mend it")
         rows.append(dict(_numbers(zip(header, line, strict=True))))
     return rows
+
+
+def _tag(path: Path) -> str:
+    """TensorBoard's metric, which is in the file's name as it offers it: run-validation-tag-epoch_loss.csv."""
+    return re.sub(r" ?\(\d+\)$", "", path.stem)  # a browser's, for a second file of this name
 
 
 def _numbers(pairs: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, float]]:
@@ -256,16 +263,22 @@ def _tokens(name: str) -> list[str]:
     tail = name.split(" - ")[-1]  # Weights & Biases: "run name - val_loss", and "… - val_loss__MIN" beside it
     run, tag, metric = tail.partition("-tag-")  # TensorBoard: "run-validation-tag-epoch_loss"
     if tag:
-        where = next((token for token in _HELD_OUT if token in re.split(r"[^a-z0-9]+", run.lower())), None)
+        own = next((token for token in (*_HELD_OUT, *_TRAIN) if token in _words(metric)), None)
+        where = next((token for token in _HELD_OUT if token in _words(run)), None)
         if where is None and any(token in run.lower() for token in _TRAIN):
             where = "train"
-        tail = f"{where or ''}_{metric}"
+        tail = metric if own else f"{where or ''}_{metric}"
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", tail)  # valLoss
-    return [token for token in re.split(r"[^a-z0-9]+", spaced.lower()) if token]
+    return _words(spaced)
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower()
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+
+
+def _time(name: str) -> str:
+    """The name of a column of times without what the exporters put before it: "trainer/global_step" of Lightning."""
+    return re.sub(r"^train(er)?/", "", name.strip().lower())
 
 
 def _fractions(accuracy: np.ndarray, name: str, notes: list[str]) -> np.ndarray:

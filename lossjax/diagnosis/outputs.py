@@ -29,9 +29,10 @@ def outputs_of(source: Arrays) -> tuple[np.ndarray, list[str]]:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{key} in {source.where} holds {array.dtype}; save floats")
     if array.ndim == 1 or (array.ndim > 1 and array.shape[-1] == 1):
+        join = "stack" if array.ndim == 1 else "concatenate"
         raise InputError(
-            f"{key} in {source.where} has shape {array.shape}, so one class; two are needed: for one sigmoid output z "
-            "save numpy.stack([0 * z, z], axis=-1)"
+            f"{key} in {source.where} has shape {array.shape}, so one class; two are needed: for a sigmoid's "
+            f"probability p save numpy.{join}([1 - p, p], axis=-1), for its logit z numpy.{join}([0 * z, z], axis=-1)"
         )
     if not 2 <= array.ndim <= 4:
         raise InputError(

@@ -182,12 +182,17 @@ def _checked_labels(source: Arrays, key: str, num_examples: int, num_classes: in
 def _pair(
     sources: Sequence[Arrays], logits: Sequence[np.ndarray], names: tuple[str, str], notes: list[str]
 ) -> tuple[tuple[str, ...], None, tuple[np.ndarray, ...], bool]:
+    # a recording of a single evaluation is one model
+    logits = [
+        array[0] if array.ndim == 3 and len(array) == 1 and "steps" in source.arrays else array
+        for source, array in zip(sources, logits, strict=True)
+    ]
     shapes = [array.shape for array in logits]
     for source, array in zip(sources, logits, strict=True):
         if array.ndim == 4 or (array.ndim == 3 and "steps" in source.arrays):
             raise InputError(
                 f"{source.where} holds the checkpoints of a run {array.shape}; give a run as the only file, or save "
-                "one checkpoint a file to compare two"
+                "one checkpoint a file to compare two: logits[-1] is the last"
             )
     if len(shapes[0]) != len(shapes[1]) or shapes[0][-2:] != shapes[1][-2:]:
         raise InputError(
