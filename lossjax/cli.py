@@ -339,6 +339,12 @@ def _diagnose(options: Diagnose) -> None:
         for written in (options.html, options.json):
             if written is not None and not written.parent.is_dir():
                 raise InputError(f"there is no folder {written.parent} to write {written} in; make it first")
+            if (
+                written is not None
+                and written.exists()
+                and any(file.exists() and file.samefile(written) for file in options.files)
+            ):
+                raise InputError(f"{written} is what is to be read; write the answer to another file")
         if not 0 < options.max_gigabytes < 2**20:
             raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
         found = diagnose(

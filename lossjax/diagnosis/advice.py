@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 from lossjax.diagnosis.answer import Choice, NextStep
-from lossjax.diagnosis.phrases import capital, listed, minus, nats, percent, points, rounded
-from lossjax.diagnosis.story import Story, repaired_by, tried, undecided
+from lossjax.diagnosis.phrases import listed, minus, nats, one, percent, points, rounded, sentences
+from lossjax.diagnosis.story import Story, repaired_by, rose, tried, undecided
 
 
 def recommendation(story: Story) -> str:
     """Which to keep, by goal."""
     by_goal = {choice.goal: choice for choice in story.choices}
     plain, scaled, accuracy = by_goal["probabilities"], by_goal["recalibrated"], by_goal["accuracy"]
-    if not any((plain.resolved, scaled.resolved, accuracy.resolved)) and not story.is_run:
-        return "Nothing here speaks for one over the other: choose by cost, or measure more."
     if story.is_run:
         return _keep_in_run(plain, scaled, accuracy, story.num_checkpoints)
     wanted: dict[str, list[str]] = {}
-    for choice, goal in (
-        (plain, "if its probabilities are used as they are"),
-        (scaled, "if you recalibrate"),
-        (accuracy, "if only accuracy counts"),
+    unresolved, alike = [], []
+    for choice, what, goal, delta in (
+        (plain, "the loss", "if its probabilities are used as they are", story.flat.loss),
+        (scaled, "the loss after recalibration", "if you recalibrate", story.flat.loss),
+        (accuracy, "accuracy", "if only accuracy counts", story.flat.accuracy),
     ):
-        if choice.resolved:
-            wanted.setdefault(_model(story, choice.keep), []).append(goal)
-    goals = sum(len(some) for some in wanted.values())
-    if len(wanted) == 1 and goals == 3:
+        if not choice.resolved:
+            unresolved.append(what)
+        elif all(regret.high <= delta for regret in choice.regret.values()):
+            alike.append(what)
+        else:
+            wanted.setdefault(story.called(choice.keep), []).append(goal)
+    if not wanted:
+        return "Nothing here speaks for one over the other: choose by cost, or measure more."
+    if len(wanted) == 1 and not unresolved and not alike:
         return f"Keep {next(iter(wanted))}: it is better by loss, by loss after recalibration and by accuracy."
-    parts = [f"{model} {listed(some, 'or')}" for model, some in wanted.items()]
-    rest = [
-        what
-        for choice, what in ((plain, "the loss"), (scaled, "the loss after recalibration"), (accuracy, "accuracy"))
-        if not choice.resolved
-    ]
-    open_end = f" By {listed(rest, 'and')} they cannot be told apart here." if rest else ""
-    return f"Keep {'; '.join(parts)}.{open_end}"
+    kept = [f"{model} {listed(some, 'or')}" for model, some in wanted.items()]
+    return sentences(
+        f"Keep {'; '.join(kept)}.",
+        f"By {listed(unresolved, 'and')} they cannot be told apart here." if unresolved else "",
+        f"By {listed(alike, 'and')} they differ by less than counts." if alike else "",
+    )
 
 
 def next_steps(story: Story) -> tuple[NextStep, ...]:
     """What to try, each tied to what was seen."""
     found, letter, steps = story.comparison, story.comparison.regime, []
     gained = story.after.calibration
-    if gained is not None and gained.low > 0 and story.after.temperature is not None:
+    matters = gained is not None and gained.low > 0 and gained.high > story.flat.loss
+    if gained is not None and matters and story.after.temperature is not None:
         steps.append(
             NextStep(
                 f"Divide the logits of {story.later} by {story.after.temperature:.3g}, fitted on validation data.",
@@ -49,7 +52,7 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
         )
     if letter == "K":
         steps.append(_repair_step(story))
-    if letter in ("O", "K", "W") and story.is_run:
+    if rose(story) and story.is_run:
         assert story.timing is not None
         steps.append(
             NextStep(
@@ -65,7 +68,7 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
             NextStep(
                 "Look at the examples listed first, and at their labels.",
                 f"The change hangs on about {found.influence.effective_count:.0f} examples; without the 1 % that "
-                f"changed most it is {found.influence.without_top_percent:.3g} nats.",
+                f"changed most it is {one(found.influence.without_top_percent)} nats.",
             )
         )
     steps += _group_steps(story)
@@ -128,23 +131,28 @@ def _repair_step(story: Story) -> NextStep:
 
 
 def _keep_in_run(plain: Choice, scaled: Choice, accuracy: Choice, num_checkpoints: int) -> str:
-    """Resolved goals first; for the others, how many checkpoints cannot be told apart."""
+    """The best of each goal, and how many others are not resolved as worse; none where that is all of them."""
     wanted: dict[str, list[str]] = {}
-    open_ends = []
+    unresolved, alike = [], []
     for choice, goal in ((plain, "probabilities as they are"), (scaled, "recalibrated ones"), (accuracy, "accuracy")):
-        if choice.resolved:
-            wanted.setdefault(choice.keep, []).append(goal)
-        else:
-            open_ends.append(
-                f"for {goal} {len(choice.as_good)} of {num_checkpoints} checkpoints cannot be told apart "
-                f"({choice.keep} has the best estimate)"
-            )
+        others = len(choice.as_good) - 1
+        if others == num_checkpoints - 1:
+            alike.append(goal)
+            continue
+        wanted.setdefault(choice.keep, []).append(goal)
+        if others:
+            unresolved.append(f"{others} for {goal}")
+    if not wanted:
+        return f"By these examples no checkpoint is better than another, for {listed(alike, 'or')}: measure more."
+    others_text = "of the 1 other" if num_checkpoints == 2 else f"of the {num_checkpoints - 1} others"
     kept = "; ".join(f"{name} for {listed(goals, 'and')}" for name, goals in wanted.items())
-    return capital("; ".join([*([f"keep {kept}"] if kept else []), *open_ends])) + "."
-
-
-def _model(story: Story, name: str) -> str:
-    return name if story.named else {"before": "the earlier model", "after": "the later model"}[name]
+    return sentences(
+        f"Keep {kept}.",
+        f"These examples cannot tell some {others_text} from the best: {listed(unresolved, 'and')}."
+        if unresolved
+        else "",
+        f"For {listed(alike, 'and')} the checkpoints cannot be told apart." if alike else "",
+    )
 
 
 def _measure_more(story: Story) -> NextStep:
@@ -152,7 +160,7 @@ def _measure_more(story: Story) -> NextStep:
     needed = {"the loss": settling.needed_loss, "accuracy": settling.needed_accuracy}
     sizes = [f"about {rounded(value)} for {name}" for name in open_ends if (value := needed[name]) is not None]
     action = "Evaluate on more examples" + (f": {', '.join(sizes)}, if nothing truly changed." if sizes else ".")
-    return NextStep(action, f"{capital(listed(open_ends, 'and'))} cannot be told from none at this size.")
+    return NextStep(action, f"Whether {listed(open_ends, 'and')} changed cannot be told at this size.")
 
 
 def _group_steps(story: Story) -> list[NextStep]:
@@ -171,10 +179,11 @@ def _group_steps(story: Story) -> list[NextStep]:
     worst = max(story.groups, key=lambda group: group.delta_loss.estimate, default=None)
     # more than its share of the examples, by more than the interval
     if worst is not None and story.loss.low > 0 and worst.delta_loss.low > worst.share * story.loss.estimate:
+        classes, them = ("class", "it") if worst.num_classes == 1 else (f"{worst.num_classes} classes", "them")
         steps.append(
             NextStep(
-                f"Get more examples of the {worst.num_classes} classes in the {worst.name}, or weight them.",
-                f"They are {percent(worst.share)} of the examples and carry "
+                f"Get more examples of the {classes} in the {worst.name}, or weight {them}.",
+                f"The {worst.name} has {percent(worst.share)} of the examples and carries "
                 f"{100 * worst.delta_loss.estimate / story.loss.estimate:.0f} % of the rise.",
             )
         )

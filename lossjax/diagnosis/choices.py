@@ -105,6 +105,9 @@ def _choices_in_run(
         if name not in (SELECTORS[goal], SELECTORS["balanced"])
     }
     values, regrets = _judged(own, others, subject, settings)
+    for goal, name in others:
+        if np.array_equal(selectors[SELECTORS[goal]], selectors[name]):  # the same choice: no sample of it could differ
+            regrets[goal, name] = Interval(0.0, 0.0, 0.0, settings.level)
     choices = []
     for goal, score in stacked.items():
         units = score[:, 0] if subject.num_seeds is None else score.mean(axis=2)

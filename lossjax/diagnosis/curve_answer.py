@@ -55,6 +55,7 @@ def examine_curve(curve: Curve, *, num_examples: int | None = None, flat: Flat =
     timing = Timing(names[lowest], (), names[highest], (), lag, f"{curve.time_name}s")
     story = _Story(
         curve=curve,
+        first=first,
         letter=letter,
         detail=detail,
         before=before,
@@ -116,6 +117,7 @@ class _Story:
     """What the sentences about a curve are about."""
 
     curve: Curve
+    first: int  # where the window begins; it ends at the last point
     letter: str
     detail: str
     before: Model
@@ -137,11 +139,31 @@ def _verdict(story: _Story) -> str:
             "A curve cannot say why: over-confidence, which one temperature repairs, and worse ranking look the same."
         ),
         "P": "The probabilities went on improving where accuracy shows nothing.",
-        "W": "Both got worse: the model over-fits after its lowest loss.",
-        "G": "Both were still improving.",
+        "W": _why_both_got_worse(story),
+        "G": "Both were still improving." if story.improving else "",
         "S": "They point in opposite directions: decide which of the two you are judged by.",
     }.get(story.letter, "")
     return sentences(happened, why, _recommendation(story))
+
+
+def _why_both_got_worse(story: _Story) -> str:
+    """Over-fitting is told by a training loss that goes on falling."""
+    fell = _fall_of_training_loss(story)
+    if story.curve.split == "training":
+        return "Both got worse on the training examples themselves, so this is no over-fitting but unstable training."
+    if fell is None:
+        return "Both got worse, as over-fitting does; the training loss, which would tell, is not in the file."
+    if fell > story.flat.loss:
+        return f"Both got worse while the training loss fell by {fell:.3g} nats: the model over-fits."
+    return "Both got worse and the training loss did not fall, so this is no over-fitting but unstable training."
+
+
+def _fall_of_training_loss(story: _Story) -> float | None:
+    """Over the window; None where it is not known at both ends."""
+    if story.curve.train_loss is None:
+        return None
+    first, last = float(story.curve.train_loss[story.first]), float(story.curve.train_loss[-1])
+    return first - last if math.isfinite(first) and math.isfinite(last) else None
 
 
 def _recommendation(story: _Story) -> str:

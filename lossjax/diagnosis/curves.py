@@ -20,7 +20,8 @@ from jaxtyping import Float
 
 from lossjax.diagnosis.reading import InputError, one_line, shown
 
-MAX_CURVE_BYTES = 2**26  # of a file of losses and accuracies
+MAX_CURVE_BYTES = 2**25  # of a file of losses and accuracies
+MAX_CELLS = 4_000_000  # of a table: some hundred bytes each in memory
 TENSORBOARD: Final = ["Wall time", "Step", "Value"]
 
 _TIMES = ("step", "global_step", "_step", "epoch")
@@ -44,7 +45,7 @@ class Curve:
         loss: [point] nats, finite, of the split that was found.
         accuracy: [point] in 0 … 1.
         split: "held-out", "training", or "unnamed".
-        train_loss: [point] nan where it is not known; None where the file has none.
+        train_loss: [point] the last that is known there, nan where none is yet; None where the file has none.
         notes: which columns were taken and what to beware of.
     """
 
@@ -102,13 +103,14 @@ def read_curve(
             "--loss-column"
         )
     train_name = _train_loss(columns) if split == "held-out" else None
+    trained = None if train_name is None else _last_known(merged, train_name, time_name)
     return Curve(
         time_name="epoch" if _time(time_name) == "epoch" else "step",
         times=np.array([row[time_name] for row in finite]),
         loss=losses,
         accuracy=_fractions(np.array([row[accuracy_name] for row in finite]), accuracy_name, notes),
         split=split,
-        train_loss=None if train_name is None else np.array([row.get(train_name, math.nan) for row in finite]),
+        train_loss=None if trained is None else np.array([trained[row[time_name]] for row in finite]),
         notes=(f"Loss is column {shown(loss_name)} and accuracy {shown(accuracy_name)} ({split}).", *notes),
     )
 
@@ -139,17 +141,22 @@ def _from_json(path: Path, text: str) -> Rows:
         raise InputError(
             f"{path} has no log_history, a list of rows, as trainer_state.json of Hugging Face's Trainer has"
         )
-    # "loss" of that file is the training loss since the last log
-    names = {"loss": "train_loss"} if isinstance(state, dict) else {}
+    # "loss" of that file is the training loss since the last log, and "train_loss", once at the end, that of all steps
+    names = {"loss": "train_loss", "train_loss": "mean_train_loss"} if isinstance(state, dict) else {}
     return [{names.get(name, name): number for name, number in _numbers(entry.items())} for entry in entries]
 
 
 def _from_csv(path: Path, text: str) -> Rows:
+    lines, cells = [], 0
     try:
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        for line in csv.reader(io.StringIO(text, newline="")):
+            cells += len(line)
+            if cells > MAX_CELLS:
+                raise InputError(f"{path} has more than {MAX_CELLS:,} cells; keep the rows and columns of evaluations")
+            if line:
+                lines.append(line)
     except csv.Error as error:
         raise InputError(f"{path} is no readable CSV ({one_line(error)})") from error
-    lines = [line for line in lines if line]
     if len(lines) < 2:
         raise InputError(f"{path} has {len(lines)} lines; a curve has a line of names and a line an evaluation")
     header = [name.strip() for name in lines[0]]
@@ -190,6 +197,15 @@ def _merged(rows: Rows, time_name: str) -> Rows:
         if time is not None and math.isfinite(time):
             found.setdefault(time, {}).update(row)
     return [found[time] for time in sorted(found)]
+
+
+def _last_known(rows: Rows, name: str, time_name: str) -> dict[float, float]:
+    """Time → the last value of a column, nan before the first: some tools log training at steps of its own."""
+    value, known = math.nan, {}
+    for row in rows:
+        value = row.get(name, value)
+        known[row[time_name]] = value
+    return known
 
 
 def _pick(

@@ -112,7 +112,7 @@ def diagnose(
             raise InputError("labels are missing; give labels [example] beside the logits")
         shared = {"labels": labels, "steps": steps, "class_names": class_names, "clusters": clusters}
         arrays = {name: np.asarray(value) for name, value in shared.items() if value is not None}
-        logits = {"before": before} if after is None else {"before": before, "after": after}
+        logits = {"the array": before} if after is None else {"before": before, "after": after}
         found = subject(
             [Arrays(name, {"logits": np.asarray(array), **arrays}) for name, array in logits.items()],
             train_counts=counts,

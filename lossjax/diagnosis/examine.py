@@ -83,7 +83,7 @@ def examine(
         regime=comparison.regime,
         regime_detail=comparison.refinement,
         regime_name=regime_name(comparison.refinement, undecided(story)),
-        evidence=wording.evidence(story),
+        evidence=(*window.notes, *wording.evidence(story)),
         scope=scope,
         before=models[0],
         after=models[1],
@@ -110,7 +110,6 @@ def examine(
         reliability=_reliability(subject, measured, fold, window, level),
         notes=(
             *subject.notes,
-            *window.notes,
             f"Intervals are of {100 * level:g} % and generalise over {scope}.",
             *wording.cautions(story),
         ),

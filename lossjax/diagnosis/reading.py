@@ -25,6 +25,9 @@ _TEXT = ("class_names", "clusters")
 class InputError(ValueError):
     """What a user can mend: one line that states the fact, the rule and the remedy."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))  # names of files and columns are others' text
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
@@ -70,16 +73,19 @@ def is_curve(path: str | os.PathLike[str]) -> bool:
 
 def shown(text: str) -> str:
     """Others' text, safe in a terminal and on a page: what cannot be printed is replaced, and it is cut to a length."""
-    flat = " ".join(str(text).split())
-    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat)
+    printable = _printable(text)
     return printable if len(printable) <= NAME_LENGTH else printable[: NAME_LENGTH - 1] + "…"
 
 
 def one_line(error: Exception) -> str:
     """A message in one line of bounded length, without control characters, whatever the file put into it."""
-    flat = " ".join(str(error).split())
-    printable = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat)
+    printable = _printable(str(error))
     return printable if len(printable) <= 400 else printable[:250] + " … " + printable[-140:]
+
+
+def _printable(text: str) -> str:
+    flat = " ".join(str(text).split())
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in flat)
 
 
 def listed(names: Mapping[str, object] | Sequence[str]) -> str:

@@ -55,11 +55,17 @@ class Story:
 
     @property
     def later(self) -> str:
-        return self.after.name if self.named else "the later model"
+        return self.called(self.after.name)
 
     @property
     def earlier(self) -> str:
-        return self.before.name if self.named else "the earlier model"
+        return self.called(self.before.name)
+
+    def called(self, name: str) -> str:
+        """A model as a sentence calls it: "step 30", "the first model", "the earlier model"."""
+        if self.is_run:
+            return name
+        return f"the {name} model" if self.named else {"before": "the earlier model", "after": "the later model"}[name]
 
 
 def regime_name(detail: str, undecided: Sequence[str] = ()) -> str:
@@ -85,3 +91,8 @@ def repaired_by(story: Story) -> Repair | None:
 def tried(story: Story) -> str:
     """The repair with the most parameters that was tried, for each class."""
     return "a scale and a bias" if any(repair.kind == "vector" for repair in story.repairs) else "a bias"
+
+
+def rose(story: Story) -> bool:
+    """Whether the loss rose beyond doubt and by more than counts as none."""
+    return story.loss.low > 0 and story.comparison.flat_delta_loss > story.flat.loss

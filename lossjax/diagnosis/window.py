@@ -44,7 +44,7 @@ def choose_window(subject: Subject, measured: Sequence[Measured], fold: np.ndarr
         f"Whichever fifth of the examples is left out, the others choose {names[0]}."
         if len(names) == 1
         else f"Leaving out a fifth of the examples at a time, the others choose {', '.join(names)}; every example is "
-        "compared from the one that was chosen without it."
+        "compared from the one that was chosen without it, so a change is not quite the difference of two columns."
     )
     return Window(first, best, last, (note,))
 

@@ -14,6 +14,7 @@ from lossjax.diagnosis.phrases import (
     capital,
     minus,
     nats,
+    one,
     p_text,
     percent,
     points,
@@ -21,7 +22,7 @@ from lossjax.diagnosis.phrases import (
     sentences,
     shown,
 )
-from lossjax.diagnosis.story import Story, repaired_by, tried, undecided
+from lossjax.diagnosis.story import Story, repaired_by, rose, tried, undecided
 
 _CAUSES: Final[Mapping[Cell, tuple[str, str]]] = {
     # what the loss of a cell's examples does when the cell contributes more, and when it contributes less
@@ -75,7 +76,7 @@ def evidence(story: Story) -> tuple[str, ...]:
     if story.before.temperature is not None and story.after.temperature is not None:
         lines.append(
             f"The best temperature is {story.before.temperature:.3g} for {story.earlier} and "
-            f"{story.after.temperature:.3g} for {story.later}; above 1 means over-confident."
+            f"{story.after.temperature:.3g} for {story.later}; above 1, less extreme probabilities have a lower loss."
         )
     if found.tail_driven:
         lines.append("At least half of the drop comes from classes with fewer training examples than the median class.")
@@ -93,14 +94,15 @@ def cautions(story: Story) -> tuple[str, ...]:
             "training of the same recipe may differ by more."
         )
     for model in (story.before, story.after):
+        name = story.called(model.name)
         if model.temperature_at_edge:
             notes.append(
-                f"A temperature of {model.name} sits on the edge of its bracket (1/64 … 64): the logits say next to "
+                f"A temperature of {name} sits on the edge of its bracket (1/64 … 64): the logits say next to "
                 "nothing about the labels, or their scale is far off."
             )
         if model.tied:
             notes.append(
-                f"{percent(model.tied)} of the examples have several largest logits in {model.name}; the lowest class "
+                f"{percent(model.tied)} of the examples have several largest logits in {name}; the lowest class "
                 "counts as predicted."
             )
     if story.comparison.delta_calibration is not None:
@@ -113,7 +115,7 @@ def cautions(story: Story) -> tuple[str, ...]:
 
 def _happened(story: Story) -> str:
     """How both moved, and through which cells."""
-    window = f"From {story.before.name} to {story.after.name}, " if story.named else ""
+    window = f"From {story.earlier} to {story.later}, " if story.named else ""
     loss, accuracy = _moved_loss(story), _moved_accuracy(story)
     if story.comparison.refinement == "N-e":
         return capital(
@@ -165,32 +167,29 @@ def _cause(story: Story) -> str:
     return " and ".join(texts)
 
 
-def _cause_of(cell: Cell, rose: bool, story: Story) -> str:
+def _cause_of(cell: Cell, up: bool, story: Story) -> str:
     if cell == "wrong→wrong" and story.wrong_confidence is not None:
         before, after = story.wrong_confidence
-        if rose and after > before:
+        if up and after > before:
             return "wrong predictions became more confident"
-        if not rose and after < before:
+        if not up and after < before:
             return "wrong predictions became less confident"
-    return _CAUSES[cell][0 if rose else 1]
+    return _CAUSES[cell][0 if up else 1]
 
 
 def _repair(story: Story) -> str:
     """What a temperature does about a rise of the loss."""
     found, after = story.comparison, story.after
     gained = after.calibration
-    if not story.loss.low > 0 or _is_flat_or_open(story) or gained is None or after.temperature is None:
+    if not rose(story) or gained is None or after.temperature is None:
         return ""
     if gained.low <= 0:
         text = f"Dividing the logits of {story.later} by one temperature recovers none of it for sure ({nats(gained)})."
         return sentences(text, _repair_by_class(story))
     share = gained.estimate / story.loss.estimate
     part = "all of it" if share >= 0.995 else f"{100 * share:.0f} % of it"
-    text = (
-        f"Dividing its logits by {after.temperature:.3g} recovers {part}"
-        if not story.named
-        else (f"Dividing the logits of {after.name} by {after.temperature:.3g} recovers {part}")
-    )
+    whose = f"the logits of {story.later}" if story.named else "its logits"
+    text = f"Dividing {whose} by {after.temperature:.3g} recovers {part}"
     both = found.delta_refinement
     if both is None:
         return text + "."
@@ -244,8 +243,7 @@ def _influence_line(story: Story) -> str:
         return "No example's loss changed."
     return (
         f"The change rests on effectively {found.effective_count:,.0f} examples; without the 1 % that changed "
-        "most it is "
-        f"{found.without_top_percent:.3g} nats." + (" So few may be mislabelled ones." if found.few else "")
+        f"most it is {one(found.without_top_percent)} nats." + (" So few may be mislabelled ones." if found.few else "")
     )
 
 
