@@ -102,7 +102,8 @@ class Diagnose:
     """
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE]")]
-    """before.npz after.npz, or run.npz, or a curve: CSV of Keras, Lightning, TensorBoard or W&B, trainer_state.json."""
+    """before.npz after.npz, or run.npz, or a curve in one file or two: CSV of Keras, Lightning, TensorBoard or W&B,
+    trainer_state.json."""
     groups: Path | None = None
     """An .npy file with the number of training examples of each class, for frequent and rare classes."""
     html: Path | None = None

@@ -14,7 +14,7 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.proportions import bonett_price
 from lossjax.analysis.resampling import mean_interval
 from lossjax.diagnosis.answer import Example, Group
-from lossjax.diagnosis.measured import Measured, Settings, over_seeds
+from lossjax.diagnosis.measured import Measured, Settings, bounded, over_seeds
 from lossjax.diagnosis.subject import Subject
 from lossjax.diagnosis.window import Window
 
@@ -46,6 +46,7 @@ def groups_carrying(
             change = bonett_price(gained, lost, len(within), level=settings.level)
         elif subject.num_seeds is None:
             change = mean_interval(within, clusters=subject.clusters, level=settings.level, seed=settings.seed)
+            change = bounded(change, -1, 1)
         else:  # over these seeds only, so without bounds
             change = Interval(float(within.mean()), math.nan, math.nan, settings.level)
         groups.append(

@@ -12,7 +12,7 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
 from lossjax.analysis.proportions import bonett_price, wilson
 from lossjax.diagnosis.answer import Choice, Goal
-from lossjax.diagnosis.measured import Measured, Settings, chosen_by_other_folds, difference_of, means_of
+from lossjax.diagnosis.measured import Measured, Settings, bounded, chosen_by_other_folds, difference_of, means_of
 from lossjax.diagnosis.subject import Subject
 
 SCORES: Final[Mapping[Goal, str]] = {
@@ -155,9 +155,12 @@ def _judged(
     for goal, score in own.items():
         found = means.pop((goal, ""))
         if goal in ("accuracy", "balanced"):
-            found = Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level)
+            found = bounded(Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level), 0, 1)
         if exact and goal == "accuracy":
             found = wilson(int((score == 0).sum()), score.size, level=settings.level)
         values[goal] = found
     regrets |= means
+    for key, regret in regrets.items():
+        if key[0] in ("accuracy", "balanced"):
+            regrets[key] = bounded(regret, -1, 1)
     return values, {key: regrets[key] for key in others}

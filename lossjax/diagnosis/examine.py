@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,16 @@ from lossjax.diagnosis.carried import (
     groups_of_examples,
 )
 from lossjax.diagnosis.choices import choose
-from lossjax.diagnosis.measured import Measured, Settings, best_by_loss, by_seed, means_of, measure, over_seeds
+from lossjax.diagnosis.measured import (
+    Measured,
+    Settings,
+    best_by_loss,
+    bounded,
+    by_seed,
+    means_of,
+    measure,
+    over_seeds,
+)
 from lossjax.diagnosis.outputs import FOLDS
 from lossjax.diagnosis.repairs import try_repairs
 from lossjax.diagnosis.story import Story, regime_name, undecided
@@ -130,7 +140,7 @@ def examine(
 
 
 def _compare(subject: Subject, pair: tuple[Records, Records], ordered: bool, settings: Settings) -> Comparison:
-    return compare_records(
+    found = compare_records(
         *pair,
         groups=groups_of_examples(subject),
         clusters=subject.clusters,
@@ -141,6 +151,7 @@ def _compare(subject: Subject, pair: tuple[Records, Records], ordered: bool, set
         level=settings.level,
         seed=settings.seed,
     )
+    return dataclasses.replace(found, delta_accuracy=bounded(found.delta_accuracy, -1, 1))
 
 
 def _models(subject: Subject, measured: Sequence[Measured], window: Window, settings: Settings) -> tuple[Model, Model]:
@@ -164,7 +175,7 @@ def _models(subject: Subject, measured: Sequence[Measured], window: Window, sett
             Model(
                 name=subject.names[index],
                 loss=means[index, "loss"],
-                accuracy=hits if exact else means[index, "correct"],
+                accuracy=hits if exact else bounded(means[index, "correct"], 0, 1),
                 brier=means[index, "brier"],
                 confidence=float(one.confidence.mean()),
                 refinement=means[index, "refined"],

@@ -132,3 +132,9 @@ def difference_of(
     if subject.clusters is not None:
         a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
     return two_way_difference(a, b, level=settings.level, seed=settings.seed)
+
+
+def bounded(interval: Interval, low: float, high: float) -> Interval:
+    """Without what cannot be: with few seeds, bounds of an accuracy or of its change can lie beyond 0 or 1."""
+    ends = np.clip((interval.low, interval.high), low, high)
+    return Interval(interval.estimate, float(ends[0]), float(ends[1]), interval.level)

@@ -57,8 +57,12 @@ def _losses(
     subject: Subject, index: Int[np.ndarray, " example"], fold: Int[np.ndarray, " example"], kind: Kind
 ) -> Float[np.ndarray, "seed example"]:
     """Each example's loss at its checkpoint, repaired."""
-    losses = np.empty((subject.num_seeds or 1, len(fold)))
-    for checkpoint in np.unique(index):
-        repaired = [repaired_losses(z, subject.labels, fold, kind) for z in by_seed(subject.logits[checkpoint])]
-        losses = np.where(index == checkpoint, np.stack(repaired), losses)
+    used = np.unique(index).tolist()
+    repaired = {
+        at: np.stack([repaired_losses(z, subject.labels, fold, kind) for z in by_seed(subject.logits[at])])
+        for at in used
+    }
+    losses = repaired[used[0]]
+    for at in used[1:]:
+        losses = np.where(index == at, repaired[at], losses)
     return losses
