@@ -24,8 +24,8 @@ def shown(interval: Interval, scale: float = 1.0) -> str:
     values = [scale * value for value in (interval.estimate, interval.low, interval.high)]
     values = [0.0 if abs(value) < 1e-12 else value for value in values]  # rounding in sums of many
     largest, width = max(abs(value) for value in values if not math.isnan(value)), values[2] - values[1]
-    # masked classes, for example, or examples that are all alike
-    if largest >= 1e6 or 0 < width < 1e-4 * largest:
+    # masked classes, for example; examples that are all alike; or one that decides the width
+    if largest >= 1e6 or 0 < width < 1e-4 * largest or 0 < abs(values[0]) < 1e-3 * width:
         estimate, low, high = (f"{value:.3g}".replace("-", "−") for value in values)
         return estimate if math.isnan(values[1]) else f"{estimate} [{low}, {high}]"
     return estimate_text(Interval(*values)).removesuffix(" (no interval)")
