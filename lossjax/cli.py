@@ -103,7 +103,8 @@ class Diagnose:
     """
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE]")]
-    """before.npz after.npz, or run.npz, or a curve: CSV of Keras, Lightning, TensorBoard or W&B, trainer_state.json."""
+    """before.npz after.npz, or run.npz, or a curve in one file or two: CSV of Keras, Lightning, TensorBoard or W&B,
+    trainer_state.json."""
     groups: Path | None = None
     """An .npy file with the number of training examples of each class, for frequent and rare classes."""
     html: Path | None = None
@@ -357,6 +358,12 @@ def _diagnose(options: Diagnose) -> None:
         for written in (options.html, options.json):
             if written is not None and not written.parent.is_dir():
                 raise InputError(f"there is no folder {written.parent} to write {written} in; make it first")
+            if (
+                written is not None
+                and written.exists()
+                and any(file.exists() and file.samefile(written) for file in options.files)
+            ):
+                raise InputError(f"{written} is what is to be read; write the answer to another file")
         if not 0 < options.max_gigabytes < 2**20:
             raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
         found = diagnose(
