@@ -32,7 +32,7 @@ from lossjax.sweeps.params import load_model
 from lossjax.sweeps.plan import StoreError, read_plan
 from lossjax.sweeps.sweep import Sweep
 from lossjax.tasks import RandomLabels
-from lossjax.training import population, program
+from lossjax.training import memory, population, program
 from lossjax.training.config import Measure, TrainConfig
 from lossjax.training.train import Cell
 
@@ -41,6 +41,13 @@ LEAN = Measure(splits=("train", "val"), calibration=False, num_groups=0)
 CELL = Cell(TASK, Dense(width=4, layers=1), TrainConfig(4, epochs=3, measure=LEAN))
 BREAKS = 3e38  # the first update at this rate makes parameters that are no numbers
 SWEEP = Sweep({"a": CELL}, grid(learning_rate=[0.05, BREAKS]), seeds=6, part_size=5)
+
+
+@pytest.fixture(autouse=True)
+def one_tile(monkeypatch):
+    """The same tile for every number of members: a program of its own for each takes longer than all that is tested."""
+    monkeypatch.setattr(memory, "FEWEST", 8)
+    monkeypatch.setattr(memory, "MOST_ON_CPU", 8)
 
 
 @pytest.fixture
@@ -481,7 +488,7 @@ def test_members_that_there_are_not_cannot_be_kept(root, member):
 
 @pytest.mark.parametrize(("before", "after"), [((), (0,)), ((0,), ())])
 def test_parameters_asked_for_after_a_stop_are_those_of_a_whole_run(root, tmp_path, monkeypatch, before, after):
-    many = dataclasses.replace(SWEEP, hyperparams=grid(learning_rate=0.05), seeds=40, part_size=40)
+    many = dataclasses.replace(SWEEP, hyperparams=grid(learning_rate=0.05), seeds=18, part_size=18)
     with monkeypatch.context() as patch:
         interrupting(patch, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the second wave of the part
         with pytest.raises(signals.Stopped):

@@ -69,9 +69,9 @@ def compile_program(cell: Cell, fields: tuple[str, ...], tile: int, devices: tup
     advance = jax.vmap(advance_member, in_axes=(0, 0, 0, data_axes, None))
     options = compiler_options(cell, devices[0].platform)
 
-    def compiled(function: Callable, arguments: tuple, in_specs: tuple, out_specs: Any, **donated: int) -> Any:
+    def compiled(function: Callable, arguments: tuple, in_specs: tuple, out_specs: Any, donated: Any = None) -> Any:
         sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-        return jax.jit(sharded, compiler_options=options, **donated).lower(*arguments).compile()
+        return jax.jit(sharded, compiler_options=options, donate_argnums=donated).lower(*arguments).compile()
 
     splits = None
     if shared:
@@ -92,7 +92,7 @@ def compile_program(cell: Cell, fields: tuple[str, ...], tile: int, devices: tup
             (state, seeds, hparams, data, span),
             (mapped, mapped, mapped, data_specs, whole),
             mapped,
-            donate_argnums=0,
+            donated=0,
         )
     return Program(
         start=start_program,
