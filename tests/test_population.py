@@ -194,7 +194,7 @@ def test_the_first_segment_is_short_and_later_waves_know_the_pace():
 @pytest.mark.parametrize("task", [SharedExamples(), TwoClasses()], ids=["groups", "none"])
 def test_every_metric_is_the_same_for_the_tiles_that_are_chosen_on_one_device_and_two(task):
     """Three classes, hence groups, of labels that members share; and two classes, hence none, of their own."""
-    cell = Cell(task, Dense(width=16), TrainConfig(4, epochs=1, measure=Measure(splits=("train", "val"))))
+    cell = Cell(task, Dense(width=16), TrainConfig(4, epochs=1, measure=Measure(splits=("val",))))
     members = flatten(grid(learning_rate=1e-2), tied(16))
     widest = records(cell, members, 16)
     assert ("val_group_temperature" in widest) == (task.num_classes == 3)
@@ -216,7 +216,9 @@ class ManyClasses(SharedExamples):
         return Splits(train, val, jax.tree.map(lambda array: array[:0], val))
 
 
-WIDE = Cell(ManyClasses(), Dense(width=16), TrainConfig(16, epochs=2, measure=Measure(adjusted=1.0, logits=("val",))))
+WIDE = Cell(
+    ManyClasses(), Dense(width=16), TrainConfig(16, epochs=2, measure=Measure(("val",), adjusted=1.0, logits=("val",)))
+)
 
 
 @pytest.fixture(scope="module")
