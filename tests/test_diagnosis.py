@@ -213,7 +213,7 @@ def forgotten_class(num_examples=3000, seed=0):
     after, labels), where the later model gives the third a probability of 1 in 1,000."""
     rng = np.random.default_rng(seed)
     sign = rng.normal(size=num_examples)
-    before = np.stack([4 * sign, -4 * sign, np.zeros(num_examples)], axis=1)
+    before = np.stack([2 * sign, -2 * sign, np.zeros(num_examples)], axis=1)
     before[:, 2] = np.logaddexp(before[:, 0], before[:, 1]) + np.log(0.1 / 0.9)
     labels = (before + rng.gumbel(size=before.shape)).argmax(axis=1)
     after = before.copy()
@@ -252,14 +252,14 @@ def test_what_no_scale_and_bias_repairs_is_said_to_be_so():
 
 
 def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
-    before, after, labels = forgotten_class(500)
-    found = lj.diagnose(before, after, labels, clusters=np.arange(500) // 2)
+    before, after, labels = forgotten_class(600)
+    found = lj.diagnose(before, after, labels, clusters=np.arange(600) // 2)
     assert found.regime == "K"
     assert found.repairs[0].contrast.low > 0
     found = lj.diagnose(np.stack([before] * 3), np.stack([0.98 * after, after]), labels)
     assert found.regime == "K"
     assert abs(found.repairs[0].left.estimate) < 0.02
-    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1500, "vector": 100})
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 100})
     found = lj.diagnose(before, after, labels)
     assert [repair.kind for repair in found.repairs] == ["bias"]
     monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 100, "vector": 100})
