@@ -120,10 +120,10 @@ def sweep(scale: str) -> lj.Sweep:
         "words": (cell(WORDS, lj.models.LSTM(hidden=32), per_example=("test",)), lj.grid(learning_rate=3e-3)),
     }
     taught = {
-        # the slope between the two is for the dose alone
+        # the control alone is asked about inversions, the others about when groups are learned
         f"teacher-{slope:g}": (
             cell(teacher(slope, scale), lj.models.Dense(width=64, layers=1), calibration=False),
-            lj.grid(**BASE) if 0 < slope < 1 else SETTINGS,
+            lj.grid(**BASE) if slope else SETTINGS,
         )
         for slope in SLOPES
     }
