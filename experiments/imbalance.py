@@ -74,6 +74,7 @@ REMEDIES = {
 }
 AFTERWARDS = "logits adjusted after training"
 SEEDS = {"laptop": 10, "paper": 64, "smoke": 2}
+FEWER = {"laptop": 8, "paper": 64, "smoke": 2}  # of the teachers that are no control: finding each takes seconds
 
 
 def teacher(slope: float, scale: str) -> lj.tasks.Teacher:
@@ -119,10 +120,10 @@ def sweep(scale: str) -> lj.Sweep:
         "words": (cell(WORDS, lj.models.LSTM(hidden=32), per_example=("test",)), lj.grid(learning_rate=3e-3)),
     }
     taught = {
-        # the slope between the two is for the dose alone
+        # the control alone is asked about inversions, the others about when groups are learned
         f"teacher-{slope:g}": (
             cell(teacher(slope, scale), lj.models.Dense(width=64, layers=1), calibration=False),
-            lj.grid(**BASE) if 0 < slope < 1 else SETTINGS,
+            lj.grid(**BASE) if slope else SETTINGS,
         )
         for slope in SLOPES
     }
@@ -130,7 +131,7 @@ def sweep(scale: str) -> lj.Sweep:
     return lj.Sweep(
         cells={name: one for name, (one, _) in chosen.items()},
         hyperparams={name: hyperparams for name, (_, hyperparams) in chosen.items()},
-        seeds=SEEDS[scale],
+        seeds={name: (FEWER if name in ("teacher-0.5", "teacher-1") else SEEDS)[scale] for name in chosen},
         part_size=32,
     )
 
