@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from lossjax.analysis.attribution import CELLS, Cell, Influence, cell_shares, four_cells, influence, tail_examples
 from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import bonett_price, mcnemar_p
+from lossjax.analysis.proportions import bonett_price, clustered_bonett_price, mcnemar_p, two_examples_added
 from lossjax.analysis.regimes import FLAT, Flat, flat_level, movement, regimes
 from lossjax.analysis.resampling import Means, mean_distribution, two_way_distribution
 from lossjax.analysis.significance import number_needed, smallest_flat_delta
@@ -24,7 +24,9 @@ class Comparison:
 
     Attributes:
         delta_loss: nats. Equal to the sum of ``cells`` and to the sum of ``by_group``.
-        delta_accuracy: a fraction.
+        delta_accuracy: a fraction. Bonett–Price's interval for two models; where examples come in clusters, the same at
+            their effective number; for populations that of resampling, to which their two examples are added. So it
+            keeps a width where few examples, or none, are right with one side only (``proportions``).
         delta_refinement, delta_calibration: nats; None where refinement was not measured. Differences of bounds: they
             bound nothing themselves.
         contrast: 0.2·ΔL − ΔR, whose sign tells O from K.
@@ -176,21 +178,24 @@ def compare_records(
     else:
         populations = [(-1, columns_a), (1, columns_b)]
     wide, narrow = _intervals(populations, clusters, (level, flat_level(level)), seed)
+    for found in (wide, narrow):
+        resampled = found["accuracy"]
+        if single:
+            found["accuracy"] = accuracy_change(hit_change, clusters, level=resampled.level)
+        else:
+            found["accuracy"] = two_examples_added(resampled, hit_change, clusters)
     mcnemar = None
     if single and clusters is None:
-        gained, lost = int((hit_change > 0).sum()), int((hit_change < 0).sum())
-        wide["accuracy"] = bonett_price(gained, lost, num_examples, level=level)
-        narrow["accuracy"] = bonett_price(gained, lost, num_examples, level=flat_level(level))
-        mcnemar = mcnemar_p(gained, lost)
+        mcnemar = mcnemar_p(int((hit_change > 0).sum()), int((hit_change < 0).sum()))
 
     contrast = wide.get("contrast")
-    found = regimes(
+    judged = regimes(
         movement(narrow["loss"], wide["loss"], flat.loss),
         movement(narrow["accuracy"], wide["accuracy"], flat.accuracy),
         contrast=None if contrast is None else np.asarray(contrast.estimate),
         ordered=ordered,
     )
-    letter, refinement, swapped = str(found.letter), str(found.refinement), bool(found.swapped)
+    letter, refinement, swapped = str(judged.letter), str(judged.refinement), bool(judged.swapped)
     sign = -1 if swapped else 1  # of the pair as it was judged
     tail_driven = None
     if letter == "P":
@@ -221,6 +226,15 @@ def compare_records(
         influence=influence(change),
         scope="examples; seed variance unobserved" if single else "seeds×examples",
     )
+
+
+def accuracy_change(
+    change: Float[np.ndarray, " example"], clusters: Shaped[np.ndarray, " example"] | None = None, *, level: float = 0.95
+) -> Interval:
+    """Accuracy of b minus that of a, from each example's change: +1 where right with b only, −1 with a only, else 0."""
+    if clusters is not None:
+        return clustered_bonett_price(change, clusters, level=level)
+    return bonett_price(int((change > 0).sum()), int((change < 0).sum()), len(change), level=level)
 
 
 def _columns(
