@@ -58,7 +58,7 @@ def cases() -> dict[str, tuple[str, Any]]:
             (f"{gained:.1%} gained, {lost:.1%} lost, n = {n:,}", Discordant(gained, lost, n))
             for gained, lost in ((0.01, 0.01), (0.02, 0.0), (0.15, 0.05))
         ]
-    for count in (5, 50):
+    for count in (5, 20, 50):
         shapes: tuple[Shape, ...] = ("normal", "uniform", "accuracies", "t3", "exponential", "lognormal", "collapses")
         found += [(shape, Seeds(shape, count)) for shape in shapes]
     found += [
@@ -178,6 +178,7 @@ GROUPS = (
     "calibration C, nC ≥ 100",
     "calibration C, nC < 100",
     "mean over 5 seeds",
+    "mean over 20 seeds",
     "mean over 50 seeds",
     "ΔL over seeds × examples",
     "confidence set of t_X",

@@ -163,7 +163,6 @@ def compare_records(
     """
     side_a, side_b = _as_members(a), _as_members(b)
     single = np.ndim(a.loss) == 1
-    num_examples = side_a.loss.shape[1]
     _check(a, b, same_seeds, {"groups": groups, "clusters": clusters, "tail": tail})
     change = side_b.loss.mean(axis=0) - side_a.loss.mean(axis=0)  # [example], means over members
     hit_change = side_b.correct.mean(axis=0) - side_a.correct.mean(axis=0)
@@ -229,7 +228,10 @@ def compare_records(
 
 
 def accuracy_change(
-    change: Float[np.ndarray, " example"], clusters: Shaped[np.ndarray, " example"] | None = None, *, level: float = 0.95
+    change: Float[np.ndarray, " example"],
+    clusters: Shaped[np.ndarray, " example"] | None = None,
+    *,
+    level: float = 0.95,
 ) -> Interval:
     """Accuracy of b minus that of a, from each example's change: +1 where right with b only, −1 with a only, else 0."""
     if clusters is not None:
