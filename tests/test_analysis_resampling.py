@@ -200,7 +200,7 @@ def test_shares_that_are_all_zero_do_not_show_that_their_mean_is():
     # farther from the ends than that, it is the mean of any values
     values = np.random.default_rng(14).uniform(size=86)
     assert resampling.mean_share_interval(values, seed=3) == resampling.mean_interval(values, seed=3)
-    with pytest.raises(ValueError, match="1.2"):
+    with pytest.raises(ValueError, match=r"1\.2"):
         resampling.mean_share_interval(np.array([0.5, 1.2]))
 
 
