@@ -286,6 +286,15 @@ def test_mismatched_input_is_refused():
         compare(a, b[:20], labels)
     with pytest.raises(ValueError, match="groups"):
         compare(a, b, labels, groups=np.zeros(3))
+    for names in (
+        np.r_[np.nan, np.arange(29)],
+        np.array([None, *"abc" * 9, "d", "e"]),
+        np.array([1, *"ab" * 14, "c"], object),
+    ):
+        with pytest.raises(ValueError, match="clusters has names"):
+            compare(a, b, labels, clusters=names)
+    with pytest.raises(ValueError, match="neither true nor false"):
+        compare_records(Records(np.ones(4), np.full(4, 0.5)), Records(np.ones(4), np.ones(4, bool)))
     with pytest.raises(ValueError, match="member axis"):
         compare(a[None], b[None], labels)
     with pytest.raises(ValueError, match="pairs"):

@@ -72,6 +72,21 @@ def test_bonett_price_of_clusters_of_one_is_bonett_price(gained, lost, total):
     np.testing.assert_allclose([added.low, added.high], [alone.low, alone.high], rtol=1e-12)
 
 
+def test_wilson_of_clusters():
+    hits = np.arange(100) < 97
+    alone = proportions.wilson(97, 100)
+    for clustered in (proportions.clustered_wilson(hits, of) for of in (np.arange(100), 3 * np.arange(100))):
+        np.testing.assert_allclose([clustered.low, clustered.high], [alone.low, alone.high])
+    # where all are right no cluster tells how alike its examples are: 20 of 20, but for Student's quantile
+    for share in (0, 1):
+        few = proportions.clustered_wilson(np.full(100, bool(share)), np.arange(100) // 5)
+        least, most = (proportions.wilson(share * n, n) for n in (17, 20))
+        assert least.low <= few.low <= most.low
+        assert most.high <= few.high <= least.high
+    one = proportions.clustered_wilson(hits, np.r_[np.zeros(80), np.arange(1, 21)])
+    assert one.high - one.low > 0.99
+
+
 def test_clusters_in_which_nothing_changed_are_as_many_examples():
     """No change tells how alike a cluster's examples are, so 100 in clusters of 5 are 20, with Student's quantile."""
     alone, widened = proportions.bonett_price(0, 0, 20), stats.t.ppf(0.975, 19) / stats.t.ppf(0.975, 99)

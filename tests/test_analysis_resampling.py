@@ -97,10 +97,19 @@ def test_unequal_clusters_are_a_ratio_of_sums():
     clusters = np.array([0, 0, 0, 1, 1, 2, 3, 3])
     values = np.array([1.0, 2, 3, 2, 2, 9, 0, 1])
     interval = resampling.mean_interval(values, clusters=clusters)
+    df = 8**2 / (9 + 4 + 1 + 4) - 1  # of as many equal clusters as would tell as much
     sums, sizes = np.array([6.0, 4, 9, 1]), np.array([3, 2, 1, 2])
     residuals = sums - sizes * values.mean()
     error = np.sqrt(4 / 3 * (residuals**2).sum()) / 8
-    np.testing.assert_allclose(interval.high - interval.estimate, stats.t.ppf(0.975, 3) * error)
+    np.testing.assert_allclose(interval.high - interval.estimate, stats.t.ppf(0.975, df) * error)
+
+
+def test_one_cluster_with_most_units_settles_nothing():
+    """It is most of the mean that its residual is taken from; 21 clusters are then no sample of 21."""
+    values = np.random.default_rng(16).uniform(size=200)
+    clustered = resampling.mean_interval(values, clusters=np.r_[np.zeros(180), np.arange(1, 21)])
+    alone = resampling.mean_interval(values)
+    assert clustered.high - clustered.low > 10 * (alone.high - alone.low)
 
 
 @pytest.mark.parametrize(("spread", "seed"), [(0.3, 8), (0.0, 22)])  # the second: fewer than m − 1 df

@@ -149,6 +149,8 @@ def confidence_error(
 
     With ``level`` None the estimate has no interval, which takes most of the time; the null mean and the p-value stay.
     """
+    if len(confidence) == 0 or not np.all((confidence >= 0) & (confidence <= 1)):
+        raise ValueError("confidence must hold at least one probability, each in [0, 1]")
     part = _membership(confidence, bins, scheme)  # [bin, example]
     gaps = correct - confidence  # [example]
     sizes = part.sum(axis=1)

@@ -12,7 +12,16 @@ from jaxtyping import Bool, Float, Int, Shaped
 from lossjax.analysis.attribution import CELLS, Cell, Influence, cell_shares, four_cells, influence, tail_examples
 from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import bonett_price, clustered_bonett_price, mcnemar_p, two_examples_added
+from lossjax.analysis.names import check_names
+from lossjax.analysis.proportions import (
+    bonett_price,
+    clustered_bonett_price,
+    clustered_wilson,
+    mcnemar_p,
+    two_examples_added,
+    unseen_bounds,
+    wilson,
+)
 from lossjax.analysis.regimes import FLAT, Flat, flat_level, movement, regimes
 from lossjax.analysis.resampling import Means, mean_distribution, two_way_distribution
 from lossjax.analysis.significance import number_needed, smallest_flat_delta
@@ -239,6 +248,20 @@ def accuracy_change(
     return bonett_price(int((change > 0).sum()), int((change < 0).sum()), len(change), level=level)
 
 
+def accuracy_interval(
+    correct: Bool[np.ndarray, "member example"],
+    clusters: Shaped[np.ndarray, " example"] | None,
+    resampled: Interval,
+) -> Interval:
+    """Accuracy of one model by Wilson's interval, in clusters at their effective number; of several ``resampled``, over
+    members and examples, with bounds that know of errors not seen."""
+    if len(correct) > 1:
+        return unseen_bounds(resampled, correct.shape[1])
+    if clusters is not None:
+        return clustered_wilson(correct[0], clusters, level=resampled.level)
+    return wilson(int(correct.sum()), correct.size, level=resampled.level)
+
+
 def _columns(
     side: Records, groups: np.ndarray | None, scale_share: float | None
 ) -> dict[str, Float[np.ndarray, "member example"]]:
@@ -335,6 +358,8 @@ def _as_members(records: Records) -> Records:
     refined = None if records.refined is None else np.atleast_2d(np.asarray(records.refined, dtype=np.float64))
     if correct.shape != loss.shape or loss.ndim != 2 or (refined is not None and refined.shape != loss.shape):
         raise ValueError(f"loss {loss.shape}, correct {correct.shape} and refined must be [member, example] all three")
+    if not np.isin(correct, (0, 1)).all():
+        raise ValueError("correct has values that are neither true nor false; leave out what was not predicted")
     if not np.isfinite(loss).all():
         raise ValueError("losses are not all finite; leave non-finite members out and report their share")
     return Records(loss, correct.astype(bool), refined)
@@ -353,3 +378,5 @@ def _check(a: Records, b: Records, same_seeds: bool, by_example: Mapping[str, np
     for name, array in by_example.items():
         if array is not None and np.shape(array) != shapes[0][-1:]:
             raise ValueError(f"{name} has shape {np.shape(array)}, not one entry for each of {shapes[0][-1]} examples")
+        if array is not None:
+            check_names(array, name)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy import stats
 
 from lossjax.analysis.interval import Interval, Intervals
+from lossjax.analysis.names import check_names
 
 
 def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
@@ -40,6 +41,31 @@ def wilson_bounds(
     # at shares of 0 and 1 rounding would put a bound on the far side of the share
     low, high = np.minimum(np.maximum(centre - reach, 0.0), share), np.maximum(np.minimum(centre + reach, 1.0), share)
     return np.asarray(low), np.asarray(high)
+
+
+def clustered_wilson(
+    hits: Bool[np.ndarray, " example"], clusters: Shaped[np.ndarray, " example"], *, level: float = 0.95
+) -> Interval:
+    """``wilson`` where examples come in clusters that are sampled whole: at their effective number (Korn & Graubard
+    1998), as in ``clustered_bonett_price``. Clusters of one example each give ``wilson`` itself."""
+    hits = np.asarray(hits, dtype=np.float64)
+    sizes, between, within = _spread_by_cluster(hits, clusters)
+    widened = _clustered_quantile(sizes, level) / float(stats.norm.ppf((1 + level) / 2))
+    # of 0 examples, or nearly so, there would be no bounds to compute; those of a thousandth are 0 and 1 to 3 digits
+    total = max(_effective_number(sizes, between, within) / widened / widened, 1e-3)
+    low, high = wilson_bounds(hits.mean(), np.asarray(total), level=level)
+    return Interval(float(hits.mean()), float(low), float(high), level)
+
+
+def unseen_bounds(interval: Interval, total: float) -> Interval:
+    """An interval of a mean of shares over ``total`` units, with bounds that know that unseen events happen.
+
+    The upper bound is at least Wilson's for none of so many, the lower one at most that for all of them. With a mean of
+    μ, shares in [0, 1] are all 0 with a probability of at most (1 − μ)ⁿ, which shares of 0 and 1 alone reach.
+    """
+    unseen = float(wilson_bounds(np.zeros(()), np.asarray(total), level=interval.level)[1])
+    low, high = max(interval.low, 0.0), min(interval.high, 1.0)
+    return Interval(interval.estimate, min(low, 1 - unseen), max(high, unseen), interval.level)
 
 
 def newcombe(successes_a: int, total_a: int, successes_b: int, total_b: int, *, level: float = 0.95) -> Interval:
@@ -135,6 +161,7 @@ def _spread_by_cluster(
         raise ValueError(
             f"clusters has shape {clusters.shape}; name one cluster for each of the {len(change)} examples"
         )
+    check_names(clusters, "clusters")
     _, index, counts = np.unique(clusters, return_inverse=True, return_counts=True)
     if len(counts) < 2:
         raise ValueError("clusters names a single cluster; an interval needs two or more")
@@ -173,6 +200,8 @@ def differs_from(
     """Whether Wilson's interval of each share of ``total`` excludes ``null_share``: the score test, hence no bounds."""
     if not 0 <= null_share <= 1:
         raise ValueError(f"null_share={null_share} must lie in [0, 1]")
+    if total < 1:
+        raise ValueError(f"total={total} must be at least 1")
     reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(null_share * (1 - null_share) / total)
     return np.asarray(np.abs(shares - null_share) > reach)
 
@@ -180,5 +209,7 @@ def differs_from(
 def _check_count(count: int, total: int, name: str) -> None:
     if total < 1:
         raise ValueError(f"total={total} must be at least 1")
+    if count != int(count) or total != int(total):
+        raise ValueError(f"{name}={count} of total={total} are no counts; give whole numbers")
     if not 0 <= count <= total:
         raise ValueError(f"{name}={count} must lie in 0 … total={total}")

@@ -18,7 +18,8 @@ from jaxtyping import Float, Shaped
 from scipy import special, stats
 
 from lossjax.analysis.interval import Interval, Intervals
-from lossjax.analysis.proportions import wilson_bounds
+from lossjax.analysis.names import check_names
+from lossjax.analysis.proportions import unseen_bounds
 
 FEW_UNITS = 20  # below it, Student's t; METHODS fixes the number
 RESAMPLES = 2000
@@ -37,7 +38,10 @@ def mean_interval(
     """Mean over independent units (seeds, or examples), with its interval.
 
     ``clusters`` names the cluster of each unit (a user, a document, a set of duplicates); clusters are then what is
-    resampled, whole. Differences of pairs are means of their differences: pass ``b - a``.
+    resampled, whole. Of unequal clusters (Σm)²/Σm² count, as many equal ones as would tell as much, both for Student's
+    degrees of freedom and for whether there are 20: one cluster with nearly all units explains itself and would else
+    make the interval too narrow (after Carter, Schnepel & Steigerwald 2017). Differences of pairs are means of their
+    differences: pass ``b - a``.
 
     All values equal give an interval of no width; for shares use ``proportions.wilson``, which knows that unseen
     events happen, and for means of shares ``mean_share_interval``. Raises ValueError where a value is not finite or
@@ -49,18 +53,13 @@ def mean_interval(
 def mean_share_interval(values: Float[np.ndarray, " unit"], *, level: float = 0.95, seed: int = 0) -> Interval:
     """Mean over independent units of a share in [0, 1] that each of them has, as of a run's windows.
 
-    ``mean_interval``, but the upper bound is at least Wilson's for 0 of as many units, and the lower bound at most that
-    for all of them: values that are all 0 do not show that the mean is. With a mean of μ they are all 0 with a
-    probability of at most (1 − μ)ⁿ, which is reached by shares of 0 and 1 only; for those Wilson's bound is made.
-    Raises ValueError as ``mean_interval``, and where a share lies outside [0, 1].
+    ``mean_interval`` with the bounds of ``proportions.unseen_bounds``: values that are all 0 do not show that the mean
+    is. Raises ValueError as ``mean_interval``, and where a share lies outside [0, 1].
     """
     values = np.asarray(values, dtype=np.float64)
     if np.any((values < 0) | (values > 1)):
         raise ValueError(f"shares reach from {values.min():.4g} to {values.max():.4g}; they must lie in [0, 1]")
-    found = mean_interval(values, level=level, seed=seed)
-    unseen = float(wilson_bounds(np.zeros(()), np.asarray(len(values)), level=level)[1])
-    low, high = min(max(found.low, 0.0), 1 - unseen), max(min(found.high, 1.0), unseen)
-    return Interval(found.estimate, low, high, level)
+    return unseen_bounds(mean_interval(values, level=level, seed=seed), len(values))
 
 
 def mean_intervals(
@@ -241,9 +240,10 @@ def mean_distribution(
     residuals = sums - sizes[:, None] * estimate
     residuals = np.where(np.ptp(values, axis=0) == 0, 0.0, residuals)
     count = len(sums)
-    if count < FEW_UNITS:
+    effective = sizes.sum() ** 2 / (sizes**2).sum()  # equal clusters that would tell as much
+    if effective < FEW_UNITS - 1e-9:
         variance = _linear_variance(residuals) * (count / sizes.sum()) ** 2 * count / (count - 1)
-        return StudentMeans(estimate, np.sqrt(variance), np.full_like(estimate, count - 1))
+        return StudentMeans(estimate, np.sqrt(variance), np.full_like(estimate, effective - 1))
     shift, variance = _resampled(residuals, sizes, np.random.default_rng(seed), _num_resamples(residuals))
     squares = (residuals**2).sum(axis=0)
     acceleration = np.divide(
@@ -383,6 +383,7 @@ def _chunks(num_units: int, resamples: int) -> list[int]:
 def _cluster_sums(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if clusters.shape != values.shape[:1]:
         raise ValueError(f"clusters has shape {clusters.shape}; name one cluster for each of the {len(values)} units")
+    check_names(clusters, "clusters")
     _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise ValueError("clusters names a single cluster; an interval needs two or more")

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lossjax.analysis.comparison import accuracy_change, cluster_values
+from lossjax.analysis.comparison import accuracy_change, accuracy_interval, cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
-from lossjax.analysis.proportions import two_examples_added, wilson
+from lossjax.analysis.proportions import two_examples_added
 from lossjax.analysis.resampling import two_way_difference
 from lossjax.diagnosis import wording
 from lossjax.diagnosis.answer import Choice, Goal
@@ -123,7 +123,6 @@ def _judged(
     values: dict[Goal, Interval] = {}
     regrets: dict[tuple[Goal, str], Interval] = {}
     columns: dict[tuple[Goal, str], np.ndarray] = {(goal, ""): score for goal, score in own.items()}
-    exact = subject.num_seeds is None and subject.clusters is None
     for (goal, name), score in others.items():
         if subject.num_seeds is not None and not subject.same_seeds:
             a, b = own[goal], score
@@ -140,8 +139,8 @@ def _judged(
         found = means.pop((goal, ""))
         if goal in ("accuracy", "balanced"):
             found = Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level)
-        if exact and goal == "accuracy":
-            found = wilson(int((score == 0).sum()), score.size, level=settings.level)
+        if goal == "accuracy":
+            found = accuracy_interval(score == 0, subject.clusters, found)
         values[goal] = found
     regrets |= means
     if subject.num_seeds is not None:

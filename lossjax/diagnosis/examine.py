@@ -12,9 +12,8 @@ from jaxtyping import Int
 from lossjax.analysis.attribution import CELLS, frequency_groups, tail_examples
 from lossjax.analysis.calibration import scores
 from lossjax.analysis.calibration_error import confidence_error, reliability
-from lossjax.analysis.comparison import Comparison, Records, accuracy_change, compare_records
+from lossjax.analysis.comparison import Comparison, Records, accuracy_change, accuracy_interval, compare_records
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import FLAT, Flat
 from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
 from lossjax.diagnosis import wording
@@ -225,12 +224,11 @@ def _models(subject: Subject, measured: Sequence[Measured], window: _Window, set
     for index in shown:
         one = measured[index]
         error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, level=None, seed=settings.seed)
-        hits = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
         models.append(
             Model(
                 name=subject.names[index],
                 loss=means[index, "loss"],
-                accuracy=hits if exact else means[index, "correct"],
+                accuracy=accuracy_interval(one.correct, subject.clusters, means[index, "correct"]),
                 brier=means[index, "brier"],
                 confidence=float(one.confidence.mean()),
                 refinement=means[index, "refined"],
