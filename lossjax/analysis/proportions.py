@@ -110,6 +110,7 @@ def clustered_bonett_price(
     width where no example changed: of that alone the data tell no design effect, and it is the greatest there can be.
     Student's t has the degrees of freedom of equal clusters that would tell as much, (Σm)²/Σm² − 1 of sizes m, hence
     a few clusters with most of the examples settle nothing. Clusters of one example each give ``bonett_price`` itself.
+    METHODS resamples clusters whole; of a ΔA, which it never resamples, this is the closed form that does as much.
     """
     change = np.asarray(change, dtype=np.float64)
     sizes, between, within = _spread_by_cluster(change, clusters)
@@ -129,7 +130,7 @@ def two_examples_added(
     for two models, an example that all models gain and one that all lose are added; what they add to the variance joins
     each side's reach as a sum of squares (Zou & Donner 2008), so an interval that is not symmetric stays so. With
     ``clusters`` they are added at the effective number, as in ``clustered_bonett_price``. Never narrower than what was
-    given.
+    given. METHODS has Bonett–Price for two models and product weights for populations; this joins the two.
     """
     change = np.asarray(change, dtype=np.float64)
     total, quantile = float(len(change)), float(stats.norm.ppf((1 + interval.level) / 2))

@@ -23,7 +23,7 @@ from lossjax.analysis.proportions import unseen_bounds
 
 FEW_UNITS = 20  # below it, Student's t; METHODS fixes the number
 RESAMPLES = 2000
-# for a few columns of few units, as a verdict is judged by: their bounds then vary less than half as much with the seed
+# for few values, as a verdict is judged by: with the seed, bounds then vary by √5 less
 MANY_RESAMPLES = 10_000
 _FEW_VALUES = 4_000  # units times columns
 
@@ -375,7 +375,7 @@ def _num_resamples(values: Float[np.ndarray, "unit column"]) -> int:
 
 def _chunks(num_units: int, resamples: int) -> list[int]:
     """Sizes of the pieces that resamples are drawn in, so that weights take at most some 30 MB."""
-    size = max(1, min(resamples, 4_000_000 // num_units))
+    size = max(1, min(RESAMPLES, 4_000_000 // num_units))
     whole, rest = divmod(resamples, size)
     return [size] * whole + [rest] * (rest > 0)
 
