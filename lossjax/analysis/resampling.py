@@ -25,7 +25,7 @@ FEW_UNITS = 20  # below it, Student's t; METHODS fixes the number
 RESAMPLES = 2000
 # for few values, as a verdict is judged by: with the seed, bounds then vary by √5 less
 MANY_RESAMPLES = 10_000
-_FEW_VALUES = 4_000  # units times columns
+_FEW_VALUES = 500  # units times columns
 
 
 def mean_interval(
