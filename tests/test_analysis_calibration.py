@@ -171,7 +171,7 @@ def test_ties_in_bins_of_equal_mass_do_not_depend_on_the_order_of_examples(debia
     for order in (np.argsort(correct), np.argsort(~correct), rng.permutation(203)):
         moved = mass(order)
         np.testing.assert_allclose(moved[0], expected[0], atol=1e-12)
-        np.testing.assert_allclose(moved[1:], expected[1:], atol=0.005)  # they are drawn
+        np.testing.assert_allclose(moved[1:], expected[1:], rtol=0.15, atol=0.003)  # they are drawn
 
 
 @pytest.mark.parametrize("debias", [False, True])

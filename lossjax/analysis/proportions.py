@@ -53,11 +53,11 @@ def clustered_wilson(
     widened = _clustered_quantile(sizes, level) / float(stats.norm.ppf((1 + level) / 2))
     # of 0 examples, or nearly so, there would be no bounds to compute; those of a thousandth are 0 and 1 to 3 digits
     total = max(_effective_number(sizes, between, within) / widened / widened, 1e-3)
-    low, high = wilson_bounds(hits.mean(), np.asarray(total), level=level)
+    low, high = wilson_bounds(np.asarray(hits.mean()), np.asarray(total), level=level)
     return Interval(float(hits.mean()), float(low), float(high), level)
 
 
-def unseen_bounds(interval: Interval, total: float) -> Interval:
+def unseen_bounds(interval: Interval, total: int) -> Interval:
     """An interval of a mean of shares over ``total`` units, with bounds that know that unseen events happen.
 
     The upper bound is at least Wilson's for none of so many, the lower one at most that for all of them. With a mean of
