@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from lossjax.analysis.attribution import CELLS, Cell, Influence, cell_shares, four_cells, influence, tail_examples
 from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.names import check_names
 from lossjax.analysis.proportions import (
     bonett_price,
+    check_names,
     clustered_bonett_price,
     clustered_wilson,
     mcnemar_p,

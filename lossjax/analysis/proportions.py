@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy import stats
 
 from lossjax.analysis.interval import Interval, Intervals
-from lossjax.analysis.names import check_names
 
 
 def wilson(successes: int, total: int, *, level: float = 0.95) -> Interval:
@@ -214,3 +213,15 @@ def _check_count(count: int, total: int, name: str) -> None:
         raise ValueError(f"{name}={count} of total={total} are no counts; give whole numbers")
     if not 0 <= count <= total:
         raise ValueError(f"{name}={count} must lie in 0 … total={total}")
+
+
+def check_names(names: Shaped[np.ndarray, " example"], what: str) -> None:
+    """Raises ValueError where a name is missing or of another kind than the others, so that equal ones are not told."""
+    names = np.asarray(names)
+    kinds = {type(name) for name in names.tolist()} if names.dtype.hasobject else set()
+    missing = names.dtype.kind in "fc" and np.isnan(names)
+    if len(kinds) > 1 or not kinds <= {str, int} or np.any(missing):
+        raise ValueError(
+            f"{what} has names that are missing or of several kinds; give all whole numbers or all texts, and to an "
+            "example without a name one of its own"
+        )

@@ -18,8 +18,7 @@ from jaxtyping import Float, Shaped
 from scipy import special, stats
 
 from lossjax.analysis.interval import Interval, Intervals
-from lossjax.analysis.names import check_names
-from lossjax.analysis.proportions import unseen_bounds
+from lossjax.analysis.proportions import check_names, unseen_bounds
 
 FEW_UNITS = 20  # below it, Student's t; METHODS fixes the number
 RESAMPLES = 2000

@@ -160,7 +160,7 @@ def winner_weights(
     costs = np.where(np.isfinite(costs), -costs if higher else costs, np.inf)
     below, through = (stats.rankdata(costs, axis=-1, method=how) for how in ("min", "max"))
     # [k] probability that none of the best k is taken
-    left = num_configs - np.arange(min(num_configs - size, num_configs) + 1)  # at least ``size`` of them
+    left = num_configs - np.arange(num_configs - size + 1)  # at least ``size`` of them
     none_of = np.zeros(num_configs + 1)
     # C(left, size) / C(N, size), by logarithms: the numbers themselves overflow from some thousand configurations
     none_of[: len(left)] = np.exp(
