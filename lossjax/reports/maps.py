@@ -27,7 +27,7 @@ PHASES: Final = {
     "G": ("G", "both better", REGIMES["G"][1]),
     "W": ("W", "both worse", REGIMES["W"][1]),
     "N": ("N", "loss flat", "#8C8C8C"),
-    "undecided": ("?", "undecided, a run alone", "#D4D4D4"),
+    "undecided": ("?", "undecided: too few held-out examples", "#D4D4D4"),
     "nonfinite": ("∞", "not finite", "#000000"),
 }
 _PALEST: Final = 0.3  # of the colour, where hardly any run is in the commonest regime
@@ -60,7 +60,7 @@ def phase_maps(maps: Sequence[PhaseMap]) -> Figure:
     unknown = {str(key) for one in maps for key in one.commonest.ravel()} - {*PHASES, ""}
     if unknown:
         raise ValueError(f"no phase is named {min(unknown)!r}; they are {', '.join(PHASES)}")
-    with _style(), matplotlib.rc_context({"hatch.linewidth": 0.7, "hatch.color": "white"}):
+    with _style(), matplotlib.rc_context({"hatch.linewidth": 0.6, "hatch.color": "white"}):
         tall = [max(len(one.y) for one in maps if one.row == row) for row in rows]
         figure = _figure(width=9, height=1.2 + sum(0.85 + 0.27 * count for count in tall))
         axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=tall)
@@ -72,7 +72,7 @@ def phase_maps(maps: Sequence[PhaseMap]) -> Figure:
             ax.set_ylabel(one.y_label)
         used = [key for key in PHASES if any(np.any(one.commonest == key) for one in maps)]
         handles = [Patch(color=PHASES[key][2], label="{}  {}".format(*PHASES[key])) for key in used]
-        handles.append(Patch(facecolor="#9C9C9C", hatch="////", label="not resolved as the commonest"))
+        handles.append(Patch(facecolor="#9C9C9C", hatch="///", label="not resolved as the commonest"))
         figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1.2, frameon=False, fontsize=9)
         return figure
 
@@ -85,7 +85,7 @@ def _draw_tiles(ax: Axes, one: PhaseMap) -> None:
         share = float(one.share[row, column])
         weight = _PALEST + (1 - _PALEST) * share
         face = tuple(weight * part + 1 - weight for part in to_rgb(colour))
-        hatch = None if one.resolved[row, column] else "////"
+        hatch = None if one.resolved[row, column] else "///"
         corner = (column - 0.48, row - 0.47)
         ax.add_patch(Rectangle(corner, 0.96, 0.94, facecolor=face, edgecolor="white", linewidth=0, hatch=hatch))
         light = float(np.dot(face, (0.299, 0.587, 0.114))) > 0.5
