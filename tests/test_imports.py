@@ -15,6 +15,7 @@ HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "matplotlib", "scipy", "skle
 WITHOUT_JAX = (
     "lossjax.history",
     "lossjax.npz",
+    "lossjax.analysis.arms",
     "lossjax.analysis.attribution",
     "lossjax.analysis.baselines",
     "lossjax.analysis.calibration",
@@ -35,6 +36,7 @@ WITHOUT_JAX = (
     "lossjax.analysis.spread",
     "lossjax.analysis.streams",
     "lossjax.analysis.summary",
+    "lossjax.analysis.tables",
     "lossjax.analysis.verdicts",
     "lossjax.diagnosis.answer",
     "lossjax.diagnosis.choices",
@@ -53,6 +55,7 @@ WITHOUT_JAX = (
     "lossjax.reports.doses",
     "lossjax.reports.imbalanced",
     "lossjax.reports.labels",
+    "lossjax.reports.maps",
     "lossjax.reports.page",
     "lossjax.reports.results",
     "lossjax.reports.panels",
