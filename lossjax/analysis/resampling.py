@@ -24,7 +24,7 @@ FEW_UNITS = 20  # below it, Student's t; METHODS fixes the number
 RESAMPLES = 2000
 # for few values, as a verdict is judged by: with the seed, bounds then vary by √5 less
 MANY_RESAMPLES = 10_000
-_FEW_VALUES = 500  # units times columns
+_FEW_VALUES = 200  # units times columns: below it, 10 ms or less
 
 
 def mean_interval(
@@ -369,7 +369,7 @@ def _normalised(weights: Float[np.ndarray, "resample unit"]) -> Float[np.ndarray
 
 
 def _num_resamples(values: Float[np.ndarray, "unit column"]) -> int:
-    return MANY_RESAMPLES if values.size <= _FEW_VALUES else RESAMPLES
+    return MANY_RESAMPLES if values.size < _FEW_VALUES else RESAMPLES
 
 
 def _chunks(num_units: int, resamples: int) -> list[int]:
