@@ -230,6 +230,7 @@ def verdict(name: str, pools: Sequence[Runs]) -> lj.Verdict:
         num_seeds=sum(runs["val_accuracy"][..., 0].size for runs in pools),
         scope=scope(name),
         note=f"as selected, on validation: {found['looked']}; the same run on test: {found['test']}",
+        units=f"{len(pools)} draws",
     )
 
 

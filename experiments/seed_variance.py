@@ -236,6 +236,7 @@ class Course:
     num_runs: int
     num_classes: int
     num_examples: int
+    num_draws: int | None = None  # of a teacher with its data, which the intervals are then over; else over runs
 
 
 NO_RATIO = lj.Interval(float("nan"), float("nan"), float("nan"))
@@ -288,15 +289,22 @@ def course(history: lj.History, task: Any) -> Course:
     else:  # of two classes correctness will do, as if all labels were 1
         predictions = chosen.metrics["test_example_correct"].astype(np.int64)
         labels = np.ones(predictions.shape[2], dtype=np.int64)
+    draws = np.unique(chosen.seeds["data"])
     spreads = []
     for evaluation in after:
         if task is None:
-            draws = np.unique(chosen.seeds["data"])
             parts = [predictions[chosen.seeds["data"] == draw, evaluation] for draw in draws]
             spreads.append(spread_over_draws(parts, num_classes))
         else:
             spreads.append(spread_of(predictions[:, evaluation], labels, num_classes))
-    return Course(chosen.epochs[after], spreads, chosen.num_members, num_classes, predictions.shape[2])
+    return Course(
+        epochs=chosen.epochs[after],
+        spreads=spreads,
+        num_runs=chosen.num_members,
+        num_classes=num_classes,
+        num_examples=predictions.shape[2],
+        num_draws=len(draws) if task is None else None,
+    )
 
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
@@ -347,11 +355,14 @@ def scope(name: str) -> str:
 
 def verdicts(name: str, found: Course) -> list[lj.Verdict]:
     last, binary = found.spreads[-1], found.num_classes == 2
+    over_draws = found.num_draws is not None
+    num_units = found.num_draws if over_draws else found.num_runs
+    units = f"{found.num_draws} draws" if over_draws else ""
     called = f"{RUN_NAMES[name]}, {found.num_examples:,} test examples"
     if binary:
-        outcome = judge(last.ratio, threshold=1.0, claim="equivalent", smallest=RATIO, num_seeds=found.num_runs)
+        outcome = judge(last.ratio, threshold=1.0, claim="equivalent", smallest=RATIO, num_seeds=num_units)
     else:
-        outcome = judge(last.ratio, threshold=1.0, num_seeds=found.num_runs)
+        outcome = judge(last.ratio, threshold=1.0, num_seeds=num_units)
     return [
         lj.Verdict(
             claim="Q4",
@@ -364,6 +375,7 @@ def verdicts(name: str, found: Course) -> list[lj.Verdict]:
             num_seeds=found.num_runs,
             scope=scope(name),
             note=f"standard deviation {pp(last.observed)}, predicted {pp(last.predicted)}",
+            units=units,
         ),
         lj.Verdict(
             claim="Q4",
@@ -372,10 +384,11 @@ def verdicts(name: str, found: Course) -> list[lj.Verdict]:
             contrast="disagreement of two runs minus their error rate",
             rule=DISAGREEMENT_RULE,
             estimate=last.difference,
-            outcome=judge(last.difference, claim="equivalent", smallest=GAP, num_seeds=found.num_runs),
+            outcome=judge(last.difference, claim="equivalent", smallest=GAP, num_seeds=num_units),
             num_seeds=found.num_runs,
             scope=scope(name),
             note=f"disagreement {last.disagreement}, error {last.error}",
+            units=units,
         ),
     ]
 

@@ -202,6 +202,14 @@ def test_a_winner_of_one_is_any_and_of_all_the_best():
         winner_weights(scores, 8)
 
 
+def test_winners_among_thousands():
+    """Half of 2,000 taken: the best wins with ½, the next with just over ¼; the numbers of cases are beyond floats."""
+    weights = winner_weights(np.arange(2000.0), 1000)
+    np.testing.assert_allclose(weights[:2], [0.5, 0.5 * 1000 / 1999])
+    np.testing.assert_allclose(weights.sum(), 1.0)
+    assert (weights[1001:] == 0).all()
+
+
 def test_coverage_of_the_difference():
     truth, intervals = [], []
     for seed in range(150):

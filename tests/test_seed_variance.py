@@ -122,6 +122,7 @@ def test_calibrated_runs_vary_as_predicted():
     assert found.num_runs == 1000
     first, second = variance.verdicts("teacher", found)
     assert (first.outcome, second.outcome) == ("supported", "supported")
+    assert first.seeds_text == second.seeds_text == "1000 (interval over 20 draws)"
 
 
 def test_runs_that_are_alike_vary_too_little():

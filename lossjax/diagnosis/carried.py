@@ -9,10 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from lossjax.analysis.attribution import frequency_groups
-from lossjax.analysis.comparison import Comparison, Records
+from lossjax.analysis.comparison import Comparison, Records, accuracy_change
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import bonett_price
-from lossjax.analysis.resampling import mean_interval
 from lossjax.diagnosis.answer import Example, Group
 from lossjax.diagnosis.measured import Measured, Settings, bounded, over_seeds
 from lossjax.diagnosis.subject import Subject
@@ -41,12 +39,8 @@ def groups_carrying(
         if group not in comparison.by_group:
             continue
         within = np.where(of_example == group, moved, 0.0)
-        if subject.num_seeds is None and subject.clusters is None:
-            gained, lost = int((within > 0).sum()), int((within < 0).sum())
-            change = bonett_price(gained, lost, len(within), level=settings.level)
-        elif subject.num_seeds is None:
-            change = mean_interval(within, clusters=subject.clusters, level=settings.level, seed=settings.seed)
-            change = bounded(change, -1, 1)
+        if subject.num_seeds is None:
+            change = bounded(accuracy_change(within, subject.clusters, level=settings.level), -1, 1)
         else:  # over these seeds only, so without bounds
             change = Interval(float(within.mean()), math.nan, math.nan, settings.level)
         groups.append(

@@ -7,12 +7,20 @@ from typing import Final
 
 import numpy as np
 
-from lossjax.analysis.comparison import cluster_values
+from lossjax.analysis.comparison import accuracy_change, accuracy_interval, cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
-from lossjax.analysis.proportions import bonett_price, wilson
+from lossjax.analysis.proportions import two_examples_added
 from lossjax.diagnosis.answer import Choice, Goal
-from lossjax.diagnosis.measured import Measured, Settings, bounded, chosen_by_other_folds, difference_of, means_of
+from lossjax.diagnosis.measured import (
+    Measured,
+    Settings,
+    bounded,
+    chosen_by_other_folds,
+    difference_of,
+    means_of,
+    over_seeds,
+)
 from lossjax.diagnosis.subject import Subject
 
 SCORES: Final[Mapping[Goal, str]] = {
@@ -140,15 +148,12 @@ def _judged(
     values: dict[Goal, Interval] = {}
     regrets: dict[tuple[Goal, str], Interval] = {}
     columns: dict[tuple[Goal, str], np.ndarray] = {(goal, ""): score for goal, score in own.items()}
-    exact = subject.num_seeds is None and subject.clusters is None
     for (goal, name), score in others.items():
         if subject.num_seeds is not None and not subject.same_seeds:
             regrets[goal, name] = difference_of(own[goal], score, subject, settings)
-        elif exact and goal == "accuracy":
+        elif subject.num_seeds is None and goal == "accuracy":
             # a bootstrap of a few discordant examples would be too narrow
-            change = (score - own[goal])[0]
-            worse, better = int((change > 0).sum()), int((change < 0).sum())
-            regrets[goal, name] = bonett_price(worse, better, len(change), level=settings.level)
+            regrets[goal, name] = accuracy_change((score - own[goal])[0], subject.clusters, level=settings.level)
         else:
             columns[goal, name] = score - own[goal]
     means = means_of(columns, subject, settings)
@@ -156,10 +161,15 @@ def _judged(
         found = means.pop((goal, ""))
         if goal in ("accuracy", "balanced"):
             found = bounded(Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level), 0, 1)
-        if exact and goal == "accuracy":
-            found = wilson(int((score == 0).sum()), score.size, level=settings.level)
+        if goal == "accuracy":
+            found = accuracy_interval(score == 0, subject.clusters, found)
         values[goal] = found
     regrets |= means
+    if subject.num_seeds is not None:
+        for (goal, name), score in others.items():
+            if goal == "accuracy":  # the same for populations
+                change = over_seeds(score) - over_seeds(own[goal])
+                regrets[goal, name] = two_examples_added(regrets[goal, name], change, subject.clusters)
     for key, regret in regrets.items():
         if key[0] in ("accuracy", "balanced"):
             regrets[key] = bounded(regret, -1, 1)

@@ -10,8 +10,7 @@ import numpy as np
 from lossjax.analysis.attribution import CELLS, tail_examples
 from lossjax.analysis.calibration import scores
 from lossjax.analysis.calibration_error import confidence_error, reliability
-from lossjax.analysis.comparison import Comparison, Records, compare_records
-from lossjax.analysis.proportions import wilson
+from lossjax.analysis.comparison import Comparison, Records, accuracy_interval, compare_records
 from lossjax.analysis.regimes import FLAT, Flat
 from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
 from lossjax.diagnosis import advice, wording
@@ -170,12 +169,11 @@ def _models(subject: Subject, measured: Sequence[Measured], window: Window, sett
     for index in shown:
         one = measured[index]
         error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, level=None, seed=settings.seed)
-        hits = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
         models.append(
             Model(
                 name=subject.names[index],
                 loss=means[index, "loss"],
-                accuracy=hits if exact else bounded(means[index, "correct"], 0, 1),
+                accuracy=accuracy_interval(one.correct, subject.clusters, bounded(means[index, "correct"], 0, 1)),
                 brier=means[index, "brier"],
                 confidence=float(one.confidence.mean()),
                 refinement=means[index, "refined"],
