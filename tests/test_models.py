@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossjax.models import lstm
 from lossjax.models.conv import Conv, Convolution
 from lossjax.models.dense import Dense
 from lossjax.models.lstm import LSTM, lstm_layer
-from lossjax.models.model import LayerNorm, Linear, dropout, pool
+from lossjax.models.model import LayerNorm, Linear, apart, dropout, pool
 from lossjax.models.transformer import Transformer, sinusoids
 
 BATCH, TIME, FEATURES, CLASSES, TOKENS = 5, 7, 3, 4, 6
@@ -208,6 +209,21 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate():
     assert (values == 0).mean() == pytest.approx(0.3, abs=0.007)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="borders are for XLA's fusion on a CPU")
+def test_what_is_computed_apart_is_fused_with_nothing():
+    def program(wrap):
+        def product(values):
+            once = wrap(jnp.tanh)(values)
+            return jnp.sum(once[:, None] * once[None], axis=1)
+
+        return jax.jit(jax.vmap(product)).lower(jnp.ones((3, 5, 7))).compile()
+
+    borders = program(apart)
+    assert " call(" in borders.as_text()
+    assert " call(" not in program(lambda function: function).as_text()
+    np.testing.assert_allclose(borders(jnp.ones((3, 5, 7))), 5 * np.tanh(1.0) ** 2, rtol=1e-5)
+
+
 def test_pooling_takes_the_steps_that_exist():
     values = jnp.arange(8.0).reshape(2, 4, 1)
     mask = jnp.array([[False, True, True, False], [True, False, True, True]])
@@ -237,8 +253,11 @@ def plain_lstm(inputs, weight_ih, weight_hh, bias_ih, bias_hh, mask=None):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_lstm_layer_is_the_plain_cell_with_its_gradients(masked):
-    rng, hidden = np.random.default_rng(0), 6
+# gradients of the weights step by step, by one product, and in a loop that is not written out
+@pytest.mark.parametrize(("hidden", "longest_unrolled"), [(6, TIME), (lstm.NARROW + 1, TIME), (6, TIME - 1)])
+def test_lstm_layer_is_the_plain_cell_with_its_gradients(masked, hidden, longest_unrolled, monkeypatch):
+    monkeypatch.setattr(lstm, "LONGEST_UNROLLED", longest_unrolled)
+    rng = np.random.default_rng(0)
     arrays = [
         rng.normal(size=shape).astype(np.float32)
         for shape in ((TIME, BATCH, FEATURES), (4 * hidden, FEATURES), (4 * hidden, hidden), 4 * hidden, 4 * hidden)

@@ -71,8 +71,10 @@ def _against(value: lj.Interval, target: float | None, unit: str) -> str:
     text = f"**{_digits(value.estimate)}{unit}** [{_digits(value.low)}, {_digits(value.high)}]"
     if target is None:
         return text
-    asked = "ahead" if target == 1 else f"{target:g}{unit}"
-    return f"{text} (asked: {asked} {'✓' if value.estimate >= target else '✗'})"
+    if target == 1:  # "ahead" is a direction, so the interval decides; any other target is one for the median
+        found = "✓" if value.low > 1 else "✗" if value.high < 1 else "not told apart"
+        return f"{text} (asked: ahead; {found})"
+    return f"{text} (asked: {target:g}{unit} {'✓' if value.estimate >= target else '✗'})"
 
 
 def _arm_rows(table: Mapping, column: str) -> Iterator[tuple[str, ...]]:

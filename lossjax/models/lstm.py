@@ -7,11 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float
 
 from lossjax.models.model import (
     Initializer,
     Inputs,
+    apart,
     check_choice,
     check_counts,
     drop,
@@ -109,6 +111,12 @@ def _gate_scale(hidden: int) -> np.ndarray:
 # scaled pre-activations; weights and inputs then take one product each over all steps. The product for the inputs
 # stands outside the scan, so that the compiler drops it where nobody needs their gradient. The last state is an output
 # of its own: where only it is used, neither the scan's stack of outputs nor its gradient remains in the program.
+#
+# Two scans of up to LONGEST_UNROLLED steps are written out, which leaves no stacks to be zeroed, filled and read. That
+# pays only together with ``apart``: in one straight program XLA would fuse, and so compute again, what it can reach.
+
+LONGEST_UNROLLED = 32
+NARROW = 16  # up to here the weights' gradient is added up step by step: a product over all steps is a narrow one
 
 
 @jax.custom_vjp
@@ -123,44 +131,52 @@ def _recurrence(
 
 def _forward(inputs: Array, weights: Array, mask: Array | None) -> tuple[tuple[Array, Array], tuple]:
     outputs, last, saved = _scan(inputs, weights, mask, save=True)
-    return (outputs, last), (inputs, weights, mask, outputs, saved)
+    return (outputs, last), (inputs, weights, mask, saved)
 
 
 def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, Array, None]:
     d_outputs, d_last = gradients
-    inputs, weights, mask, outputs, (activations, cells, cell_tanhs) = residuals
+    inputs, weights, mask, (joined, activations, cells, cell_tanhs) = residuals
     num_features = inputs.shape[-1]
     recurrent = weights[:, num_features:]
+    narrow = recurrent.shape[1] <= NARROW
+    start = jnp.zeros_like(cells[0])
 
-    def step(carry: tuple[Array, Array], saved: tuple) -> tuple[tuple[Array, Array], Array]:
-        d_hidden, d_cell = carry
-        d_output, activation, previous_cell, cell_tanh, exists = saved
+    def step(carry: tuple[Array, Array, Array | None], saved: tuple) -> tuple[tuple[Array, Array, Array | None], Array]:
+        d_hidden, d_cell, d_weights = carry
+        d_output, activation, previous_cell, cell_tanh, features, exists = saved
         d_hidden = d_hidden + d_output
         if exists is not None:
             held = (jnp.where(exists, 0.0, d_hidden), jnp.where(exists, 0.0, d_cell))
             d_hidden, d_cell = jnp.where(exists, d_hidden, 0.0), jnp.where(exists, d_cell, 0.0)
-        input_gate, forget_gate, candidate, output_gate = _gates(activation)
-        d_cell = d_cell + d_hidden * output_gate * (1.0 - cell_tanh**2)
-        d_gates = jnp.concatenate(
-            [0.5 * d_cell * candidate, 0.5 * d_cell * previous_cell, d_cell * input_gate, 0.5 * d_hidden * cell_tanh],
-            axis=-1,
-        )
-        dz = d_gates * (1.0 - activation**2)
-        d_hidden, d_cell = dz @ recurrent, d_cell * forget_gate
+        *d_gates, d_cell = apart(_gate_gradients)(activation, previous_cell, cell_tanh, d_hidden, d_cell)
+        dz = jnp.concatenate(d_gates, axis=-1)
+        if d_weights is not None:
+            d_weights = d_weights + features.T @ dz
+        d_hidden = dz @ recurrent
         if exists is not None:
             d_hidden, d_cell = d_hidden + held[0], d_cell + held[1]
-        return (d_hidden, d_cell), dz
+        return (d_hidden, d_cell, d_weights), dz
 
-    start = jnp.zeros_like(outputs[0])
-    exists = None if mask is None else mask[..., None]
-    previous_cells = jnp.concatenate([start[None], cells[:-1]])
-    _, dz = jax.lax.scan(
-        step, (d_last, start), (d_outputs, activations, previous_cells, cell_tanhs, exists), reverse=True
+    (_, _, d_weights), dz = jax.lax.scan(
+        step,
+        (d_last, start, jnp.zeros_like(weights.T) if narrow else None),
+        (
+            d_outputs,
+            activations,
+            jnp.concatenate([start[None], cells[:-1]]),
+            cell_tanhs,
+            joined if narrow else None,
+            None if mask is None else mask[..., None],
+        ),
+        reverse=True,
+        unroll=_unrolled(inputs),
     )
-    joined = jnp.concatenate([inputs, jnp.concatenate([start[None], outputs[:-1]])], axis=-1)
-    d_weights = jnp.einsum("tbg,tbj->gj", dz, joined)
     d_inputs = dz @ weights[:, :num_features]
-    return d_inputs, d_weights, None
+    if d_weights is None:
+        d_weights = apart(lambda joined, dz: jnp.einsum("tbj,tbg->jg", joined, dz))(joined, dz)
+    # apart: or each use of the gradient (an optimiser has several) would add up all steps again, column by column
+    return d_inputs, apart(lambda d: with_layout_constraint(d.T, Layout((0, 1))))(d_weights), None
 
 
 _recurrence.defvjp(_forward, _backward)
@@ -169,27 +185,63 @@ _recurrence.defvjp(_forward, _backward)
 def _scan(inputs: Array, weights: Array, mask: Array | None, *, save: bool) -> tuple[Array, Array, tuple | None]:
     """Hidden states and the last of them; with ``save`` also what the gradient needs, each [time, batch, ...].
 
-    That is the tanh of the scaled pre-activations, the cell states, and their tanh.
+    That is the inputs with the hidden states before, the tanh of the scaled pre-activations, the cell states, and
+    their tanh.
     """
     hidden = weights.shape[0] // 4
     transposed = weights.T
+    tanh, states = (apart(jnp.tanh), apart(_next_states)) if save else (jnp.tanh, _next_states)
 
     def step(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], tuple]:
         previous_state, previous_cell = carry
         features, exists = at
-        activation = jnp.tanh(jnp.concatenate([features, previous_state], axis=-1) @ transposed)
-        input_gate, forget_gate, candidate, output_gate = _gates(activation)
-        cell = forget_gate * previous_cell + input_gate * candidate
-        cell_tanh = jnp.tanh(cell)
-        state = output_gate * cell_tanh
+        joined = jnp.concatenate([features, previous_state], axis=-1)
+        activation = tanh(joined @ transposed)
+        state, cell, cell_tanh = states(activation, previous_cell)
         if exists is not None:
             state, cell = jnp.where(exists, state, previous_state), jnp.where(exists, cell, previous_cell)
-        return (state, cell), (state, (activation, cell, cell_tanh) if save else None)
+        return (state, cell), (state, (joined, activation, cell, cell_tanh) if save else None)
 
     start = jnp.zeros((inputs.shape[1], hidden), inputs.dtype)
     exists = None if mask is None else mask[..., None]
-    (last, _), (outputs, saved) = jax.lax.scan(step, (start, start), (inputs, exists))
+    unroll = _unrolled(inputs) if save else 1
+    (last, _), (outputs, saved) = jax.lax.scan(step, (start, start), (inputs, exists), unroll=unroll)
     return outputs, last, saved
+
+
+def _unrolled(inputs: Float[Array, "time batch feature"]) -> int:
+    """Steps of a scan that are written out as one: all, or 1."""
+    return len(inputs) if len(inputs) <= LONGEST_UNROLLED else 1
+
+
+def _next_states(
+    activation: Float[Array, "batch gate"], previous_cell: Float[Array, "batch hidden"]
+) -> tuple[Array, Array, Array]:
+    """Hidden state, cell state and its tanh."""
+    input_gate, forget_gate, candidate, output_gate = _gates(activation)
+    cell = forget_gate * previous_cell + input_gate * candidate
+    cell_tanh = jnp.tanh(cell)
+    return output_gate * cell_tanh, cell, cell_tanh
+
+
+def _gate_gradients(
+    activation: Float[Array, "batch gate"],
+    previous_cell: Float[Array, "batch hidden"],
+    cell_tanh: Float[Array, "batch hidden"],
+    d_hidden: Float[Array, "batch hidden"],
+    d_cell: Float[Array, "batch hidden"],
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Gradients of the scaled pre-activations, gate by gate, and of the previous cell state."""
+    input_tanh, forget_tanh, candidate, output_tanh = jnp.split(activation, 4, axis=-1)
+    input_gate, forget_gate, _, output_gate = _gates(activation)
+    d_cell = d_cell + d_hidden * output_gate * (1.0 - cell_tanh**2)
+    return (
+        0.5 * d_cell * candidate * (1.0 - input_tanh**2),
+        0.5 * d_cell * previous_cell * (1.0 - forget_tanh**2),
+        d_cell * input_gate * (1.0 - candidate**2),
+        0.5 * d_hidden * cell_tanh * (1.0 - output_tanh**2),
+        d_cell * forget_gate,
+    )
 
 
 def _gates(activation: Float[Array, "batch gate"]) -> tuple[Array, Array, Array, Array]:

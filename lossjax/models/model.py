@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, Float, Int, Key
 
 Inputs = Float[Array, "batch time feature"] | Int[Array, "batch time"]
@@ -30,6 +31,23 @@ class Model(Protocol):
         *,
         dropout_rate: Float[Array, ""] | None = None,
     ) -> Float[Array, "batch class"]: ...
+
+
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which XLA on a CPU compiles by itself instead of fusing it with what stands before and after.
+
+    XLA's fusion puts an element-wise chain into each of its users, and so computes it as often as it is used, in loops
+    over short rows. A call that may not be inlined is a border no fusion crosses (``optimization_barrier`` is none:
+    XLA takes it out first). On an accelerator, where fusing pays, nothing changes.
+    """
+    if jax.default_backend() != "cpu":
+        return function
+
+    def called(*args: Any) -> Any:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(function)(*args)
+
+    return called
 
 
 def dropout(values: Float[Array, "..."], rate: Float[Array, ""], key: Key[Array, ""]) -> Float[Array, "..."]:
