@@ -13,7 +13,12 @@ Outcome = Literal["supported", "refuted", "unresolved", "in part"]
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim's primary contrast and what it says of the claim, by a rule written before the result."""
+    """A claim's primary contrast and what it says of the claim, by a rule written before the result.
+
+    Where the rule turned out wrong, ``amended`` says what was changed after the first result, and ``outcome`` is by the
+    amended rule; ``as_written`` keeps the outcome by ``rule`` as it was. An amended rule with nothing in ``as_written``
+    is one that was chosen as a whole after the first result.
+    """
 
     claim: str  # its id, "C1"
     statement: str  # the claim in a sentence
@@ -25,6 +30,12 @@ class Verdict:
     num_seeds: int
     scope: str  # "examples", "seeds" or "seeds×examples", and what was not replicated
     note: str = ""
+    amended: str = ""  # what was changed about the rule after the first result, and why; "": nothing
+    as_written: Outcome | None = None  # the outcome by the rule before it was amended
+
+    def __post_init__(self) -> None:
+        if self.as_written is not None and not self.amended:
+            raise ValueError("as_written is the outcome before the rule was amended; say in amended what was changed")
 
 
 @dataclasses.dataclass(frozen=True)
