@@ -181,6 +181,22 @@ def test_regime_shares_are_stacked_in_fixed_colours():
     ]
 
 
+def test_what_shares_are_of_is_named_and_notes_stand_beside():
+    figure = plots.regime_shares(
+        ["a", "b"], {"P": np.ones(2)}, x_label="share of windows", notes=["↓ 40 % [35, 46]", "↓ 0 % [0, 5]"]
+    )
+    assert figure.axes[0].get_xlabel() == "share of windows"
+    assert {"↓ 40 % [35, 46]", "↓ 0 % [0, 5]"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(("t_loss", "t_accuracy"), [(3.0, 5.0), (5.0, 3.0)])
+def test_times_are_named_on_their_outer_sides(t_loss, t_accuracy):
+    figure = plots.loss_and_accuracy([panel(t_loss=t_loss, t_accuracy=t_accuracy)])
+    sides = {text.get_text(): text.get_ha() for ax in figure.axes for text in ax.texts if text.get_text()[:2] == "$t"}
+    expected = ("right", "left") if t_loss < t_accuracy else ("left", "right")
+    assert (sides["$t_L$"], sides["$t_A$"]) == expected
+
+
 def test_regime_shares_that_do_not_add_up_are_refused():
     with pytest.raises(ValueError, match="add up to"):
         plots.regime_shares(["W1"], {"P": np.array([0.5])})
