@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import Best, Onset, best_evaluation, onset, patience_stop
 from lossjax.analysis.proportions import bonett_price, wilson
 from lossjax.analysis.regimes import FLAT, UNTOLD, Flat, observed_windows
-from lossjax.analysis.resampling import mean_interval, product_weights, two_way_distribution
+from lossjax.analysis.resampling import Means, mean_interval, product_weights, two_way_distribution
 from lossjax.analysis.significance import mean_beyond_p
 from lossjax.analysis.summary import last_regimes, outcomes
 from lossjax.analysis.verdicts import judge
@@ -40,8 +41,9 @@ class Arm:
     Attributes:
         seeds: [seed] of the data stream, by which arms are paired.
         finite: [seed] whether the run stayed finite.
-        values: name → [seed] as in ``summary.outcomes``, and ``val_loss`` and ``val_accuracy``, the best on validation;
-            nan where the run stopped being finite.
+        values: name → [seed] as in ``summary.outcomes``, ``val_loss`` and ``val_accuracy``, the best on validation, and
+            ``loss_rise`` and ``accuracy_rise`` from the best validation loss to the end; nan where the run stopped being
+            finite.
         letters: [seed] the regime from the best validation loss to the end, by estimates; ``"none"`` where that is the
             end, ``"nonfinite"`` where the run is.
         repaired: [seed] whether one temperature repairs four fifths of the loss's growth by then, by estimates.
@@ -49,9 +51,8 @@ class Arm:
             evaluations after the best, which stopping takes away, so its absence there would be arithmetic.
         num_evals: evaluations of a run.
         flat: the differences taken for none.
-        examples: name → [seed, example] whose means over examples are ``values``, and ``loss_rise`` and
-            ``accuracy_rise`` from the best validation loss to the end, where all runs share their test examples:
-            intervals are then over seeds × examples. None: over seeds.
+        examples: name → [seed, example] whose means over examples are ``values``, where all runs share their test
+            examples: intervals are then over seeds × examples. None: over seeds.
     """
 
     seeds: np.ndarray
@@ -128,11 +129,12 @@ def arm(history: History, *, flat: Flat = FLAT, stop: Stop | None = None, shared
     )
     found = outcomes(val_loss, val_accuracy, loss, accuracy, history.steps, last=end)
     rows, start = np.arange(len(loss)), best_evaluation(val_loss, "lowest")
+    rise, gain, remaining = (curve[rows, end] - curve[rows, start] for curve in (loss, accuracy, refinement))
     found |= {"val_loss": np.nanmin(val_loss, axis=1), "val_accuracy": np.nanmax(val_accuracy, axis=1)}
+    found |= {"loss_rise": rise, "accuracy_rise": gain}
     values = {name: _of_all(finite, array) for name, array in found.items()}
     letters = np.full(history.num_members, "nonfinite", dtype="<U9")
     letters[finite] = last_regimes(val_loss, loss, accuracy, flat=flat, last=end)
-    rise, remaining = (curve[rows, end] - curve[rows, start] for curve in (loss, refinement))
     repaired = np.zeros(history.num_members, dtype=bool)
     repaired[finite] = 0.2 * rise - remaining > 0
     broke = np.where(finite, history.num_evals, np.searchsorted(history.steps, history.nonfinite_step))
@@ -186,21 +188,31 @@ def _examples(history: History, val_accuracy: np.ndarray, start: np.ndarray, end
 
 def weighted_mean(parts: Sequence[tuple[float, Arm]], name: str) -> Interval:
     """The mean over seeds of Σ weight · value over arms of the same seeds, all of whose runs are finite."""
+    crossed = _crossed(tuple(parts), name)
+    if crossed is not None:
+        return crossed.intervals(0.95)[0]
     values = np.sum([weight * one.values[name] for weight, one in parts], axis=0)
-    table = _table(parts, name)
-    if table is None:
-        return mean_interval(values[np.isfinite(values)])
-    return two_way_distribution([(1, table[np.isfinite(values), :, None])]).intervals(0.95)[0]
+    return mean_interval(values[np.isfinite(values)])
 
 
-def _table(parts: Sequence[tuple[float, Arm]], name: str) -> Float[np.ndarray, "seed example"] | None:
-    """Σ weight · value of each seed and example; None where examples are not shared."""
+@functools.lru_cache(maxsize=2048)  # the same contrast is asked for its interval, its error, and by several rows
+def _crossed(parts: tuple[tuple[float, Arm], ...], name: str) -> Means | None:
+    """Over seeds × examples; None where examples are not shared."""
     tables = []
     for weight, one in parts:
         if one.examples is None or name not in one.examples:
             return None
         tables.append(weight * one.examples[name].astype(np.float64))
-    return np.sum(tables, axis=0)
+    table = np.sum(tables, axis=0)
+    return two_way_distribution([(1, table[np.isfinite(table).all(axis=1), :, None])])
+
+
+@functools.lru_cache(maxsize=2048)
+def _resampled_share(one: Arm, letters: tuple[str, ...]) -> Float[np.ndarray, " resample"]:
+    """With the same weights of the examples for all arms."""
+    assert one.examples is not None
+    weights = product_weights(one.examples["loss_rise"].shape[1], resamples=SHARE_RESAMPLES)
+    return one.resampled_share(letters, weights)
 
 
 class Limits(NamedTuple):
@@ -338,18 +350,15 @@ class Pair:
             for one, p in zip((paid, parted), adjusted_p, strict=True)
         )
 
-    def _signed(self) -> list[tuple[float, Arm]]:
-        return [(1.0, self.treated), (-1.0, self.untreated)]
+    def _signed(self) -> tuple[tuple[float, Arm], ...]:
+        return (1.0, self.treated), (-1.0, self.untreated)
 
     def _paid_p(self, limit: float, side: Literal["below", "above"]) -> float:
-        table = _table(self._signed(), "loss_paid")
-        values = self.difference("loss_paid")
+        crossed, values = _crossed(self._signed(), "loss_paid"), self.difference("loss_paid")
         limit = -limit if side == "below" else limit
-        if table is None:
+        if crossed is None:
             return mean_beyond_p(values, limit, side)
-        chosen = table[np.isfinite(table).all(axis=1)]
-        error = float(two_way_distribution([(1, chosen[..., None])]).standard_error[0])
-        return _tail_p(float(values.mean()), error, len(values) - 1, limit, side)
+        return _tail_p(float(values.mean()), float(crossed.standard_error[0]), len(values) - 1, limit, side)
 
     def _share_p(self, letters: Collection[str], limit: float, side: Literal["below", "above"]) -> float:
         differences = self.treated.having(letters).astype(float) - self.untreated.having(letters)
@@ -364,9 +373,8 @@ class Pair:
         """Standard error of the difference in shares by the choice of test examples alone; 0 where it is not seen."""
         if self.treated.examples is None or self.untreated.examples is None:
             return 0.0
-        weights = product_weights(self.treated.examples["loss_rise"].shape[1], resamples=SHARE_RESAMPLES)
-        shares = [one.resampled_share(letters, weights) for one in (self.treated, self.untreated)]
-        return float((shares[0] - shares[1]).std())
+        treated, untreated = (_resampled_share(one, tuple(letters)) for one in (self.treated, self.untreated))
+        return float((treated - untreated).std())
 
 
 SIDES: tuple[Literal["below"], Literal["above"]] = ("below", "above")
