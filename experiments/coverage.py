@@ -32,9 +32,9 @@ RULE = (
 )
 
 NOT_TRIED = (
-    "Not tried here: the share of inverted pairs, the order kept by a metric, the variance ratio and the disagreement of "
-    "runs, differences between selectors, ΔA over seeds × examples and over clusters, calibration errors, Kaplan–Meier, "
-    "and Newcombe's interval."
+    "Not tried here: the share of inverted pairs, the order kept by a metric, the variance ratio and the disagreement "
+    "of runs, differences between selectors, ΔA over seeds × examples and over clusters, calibration errors, "
+    "Kaplan–Meier, and Newcombe's interval."
 )
 
 # What is simulated -------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ class Arm:
         seeds: [seed] of the data stream, by which arms are paired.
         finite: [seed] whether the run stayed finite.
         values: name → [seed] as in ``summary.outcomes``, ``val_loss`` and ``val_accuracy``, the best on validation, and
-            ``loss_rise`` and ``accuracy_rise`` from the best validation loss to the end; nan where the run stopped being
-            finite.
+            ``loss_rise`` and ``accuracy_rise`` from the best validation loss to the end; nan where the run stopped
+            being finite.
         letters: [seed] the regime from the best validation loss to the end, by estimates; ``"none"`` where that is the
             end, ``"nonfinite"`` where the run is.
         repaired: [seed] whether one temperature repairs four fifths of the loss's growth by then, by estimates.
