@@ -251,7 +251,7 @@ def test_a_rule_changed_after_the_result_is_not_said_to_be_written_before(tmp_pa
     assert "amended" not in json.loads((tmp_path / "e" / "summary.json").read_text())["verdicts"][2]
     outcomes = [line.split("|")[-2].strip() for line in ledger(tmp_path).splitlines()[2:]]
     assert outcomes == [
-        "**supported** (rule amended after the first result; as written: **refuted**)",
+        "**supported** (rule amended after the first result; as written: refuted)",
         "**supported** (rule chosen after the first result)",
         "**supported**",
     ]

@@ -37,6 +37,15 @@ class Verdict:
         if self.as_written is not None and not self.amended:
             raise ValueError("as_written is the outcome before the rule was amended; say in amended what was changed")
 
+    @property
+    def amendment(self) -> str:
+        """What stands behind the outcome, in brackets, where the rule was not all written before the result."""
+        if not self.amended:
+            return ""
+        if self.as_written is None:
+            return "rule chosen after the first result"
+        return f"rule amended after the first result; as written: {self.as_written}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Findings:

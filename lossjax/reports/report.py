@@ -189,11 +189,7 @@ def _with_reason(verdict: Verdict) -> str:
 
 def _outcome_text(verdict: Verdict) -> str:
     """The outcome and, where the rule was amended after the first result, that by the rule as written."""
-    if not verdict.amended:
-        return f"**{verdict.outcome}**"
-    if verdict.as_written is None:
-        return f"**{verdict.outcome}** (rule chosen after the first result)"
-    return f"**{verdict.outcome}** (rule amended after the first result; as written: **{verdict.as_written}**)"
+    return f"**{verdict.outcome}**" + (f" ({verdict.amendment})" if verdict.amended else "")
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:
