@@ -134,7 +134,7 @@ def test_onset_curves_are_steps_and_name_the_censored_share():
     line = figure.axes[0].get_lines()[0]
     assert line.get_drawstyle() == "steps-post"
     np.testing.assert_array_equal(line.get_ydata(), group.share)
-    assert figure.axes[0].get_ylim() == (0, 0.7)  # to the tenth above the band
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 0.7))  # to the tenth above the band
     assert texts(figure) == ["W1\nnone by the end: 30 %\nnon-finite first: 10 %", "W2\nnone by the end: 100 %"]
     boxes_apart(figure)
 

@@ -133,12 +133,12 @@ def test_two_errors_that_cancel_are_no_support():
     """Too little disagreement, and a level of each run's own that makes up for it."""
     rng = np.random.default_rng(8)
     base = rng.random((20, 1, 600)) < 0.9
-    flips = rng.random((20, 50, 600)) < 0.03 * rng.lognormal(0, 1.0, (20, 50, 1))
+    flips = rng.random((20, 50, 600)) < 0.03 * rng.lognormal(0, 0.3, (20, 50, 1))
     correct = np.where(flips, ~base, base).reshape(1000, 600).astype(np.int64)
     first, second = variance.verdicts("teacher", variance.course(of_data(correct, 20), None))
     assert first.outcome == second.outcome == "refuted"
     assert first.estimate.estimate == pytest.approx(1 + second.estimate.estimate / float(1 - correct.mean()), rel=0.05)
-    assert first.as_written != "refuted"
+    assert first.as_written == "supported"
 
 
 def test_runs_that_are_alike_vary_too_little():

@@ -134,6 +134,7 @@ def validation_scores(
     for size in sizes:
         if not folds <= size <= len(labels):
             raise ValueError(f"sizes has {size}, which must lie in {folds} … {len(labels)}, from folds to all examples")
+    logits = np.where(np.isfinite(logits).all(axis=(1, 2), keepdims=True), logits, np.nan)
     by_size = [example_scores(logits[:, order[:size]], labels[order[:size]], folds=folds, seed=seed) for size in sizes]
     return {name: np.stack([found[name].mean(axis=1) for found in by_size]) for name in SCORES}
 
