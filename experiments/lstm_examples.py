@@ -281,7 +281,7 @@ def feature_verdicts(runs: Mapping[str, Runs]) -> list[lj.Verdict]:
     undecided = max(float(np.mean(runs.undecided)) for runs in (a, b))
     turn = paired(a, b, a.turn, b.turn)
     more = plateau_difference(a, b)
-    shared = {
+    shared: dict[str, Any] = {
         "claim": "C3",
         "where": "W1 → W2, learnable labels",
         "num_seeds": a.num_members,

@@ -17,7 +17,7 @@ import lossjax as lj
 from lossjax.analysis.onset import best_evaluation, seed_curve
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat, longest_window, observed_windows, windows
-from lossjax.analysis.resampling import mean_interval
+from lossjax.analysis.resampling import mean_interval, mean_share_interval
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
@@ -120,7 +120,7 @@ class Runs:
         have = counts > 0
         if have.sum() < 2:
             return lj.Interval(float("nan"), float("nan"), float("nan"))
-        return mean_interval((self.flat & chosen)[have].sum(axis=1) / counts[have])
+        return mean_share_interval((self.flat & chosen)[have].sum(axis=1) / counts[have])
 
 
 def summarise(history: lj.History) -> Runs:
@@ -226,23 +226,25 @@ def plateau_verdict(name: str, runs: Runs) -> lj.Verdict:
 
 def overfitting_verdict(name: str, runs: Runs) -> lj.Verdict:
     falls, by_estimate = runs.among_flat(runs.falls == "-"), runs.among_flat(runs.falls_by_estimate)
-    outcome = "unresolved"
+    outcome, contrast = "unresolved", "share of plateau windows in which the held-out loss falls"
+    decides, note = falls, f"by their estimates alone: {by_estimate}"
     if judge(falls, threshold=0.5) == "supported":
         outcome = "refuted"
     elif judge(by_estimate, threshold=0.5, claim="less") == "supported":
-        outcome = "supported"
+        outcome, contrast = "supported", contrast + ", resolved or not"
+        decides, note = by_estimate, f"resolved as falling: {falls}"
     have = int(runs.flat.any(axis=1).sum())
     return lj.Verdict(
         claim="C6",
         statement="The plateau is mostly a sign of overfitting.",
         where=f"{called(name)}, held out",
-        contrast="share of plateau windows in which the held-out loss falls",
+        contrast=contrast,
         rule=C6_RULE,
-        estimate=falls,
+        estimate=decides,
         outcome=outcome,
         num_seeds=have,
         scope=scope(name),
-        note=f"by their estimates alone: {by_estimate}" if have > 1 else WHY_NONE,
+        note=note if have > 1 else WHY_NONE,
     )
 
 

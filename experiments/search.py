@@ -265,6 +265,7 @@ def verdict(name: str, pools: Sequence[Runs]) -> lj.Verdict:
         scope=scope(name),
         note=f"as selected, on validation: {found['looked']}; the same run on test: {found['test']}; minus the default "
         f"trained {LONGER} times as long: {found['longer']}",
+        units=f"{len(pools)} draws",
     )
 
 

@@ -243,9 +243,9 @@ class Course:
     epochs: np.ndarray  # [eval]
     spreads: Sequence[Spread]
     num_runs: int
-    num_units: int  # what intervals are over: draws of a teacher, or runs
     num_classes: int
     num_examples: int
+    num_draws: int | None = None  # of a teacher with its data, which the intervals are then over; else over runs
 
 
 NO_RATIO = lj.Interval(float("nan"), float("nan"), float("nan"))
@@ -302,16 +302,22 @@ def course(history: lj.History, task: Any) -> Course:
     else:  # of two classes correctness will do, as if all labels were 1
         predictions = chosen.metrics["test_example_correct"].astype(np.int64)
         labels = np.ones(predictions.shape[2], dtype=np.int64)
+    draws = np.unique(chosen.seeds["data"])
     spreads = []
     for evaluation in after:
         if task is None:
-            draws = np.unique(chosen.seeds["data"])
             parts = [predictions[chosen.seeds["data"] == draw, evaluation] for draw in draws]
             spreads.append(spread_over_draws(parts, num_classes))
         else:
             spreads.append(spread_of(predictions[:, evaluation], labels, num_classes))
-    num_units = chosen.num_members if task is not None else len(np.unique(chosen.seeds["data"]))
-    return Course(chosen.epochs[after], spreads, chosen.num_members, num_units, num_classes, predictions.shape[2])
+    return Course(
+        epochs=chosen.epochs[after],
+        spreads=spreads,
+        num_runs=chosen.num_members,
+        num_classes=num_classes,
+        num_examples=predictions.shape[2],
+        num_draws=len(draws) if task is None else None,
+    )
 
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
@@ -362,9 +368,17 @@ def scope(name: str) -> str:
 
 def verdicts(name: str, found: Course) -> list[lj.Verdict]:
     last, binary = found.spreads[-1], found.num_classes == 2
+    over_draws = found.num_draws is not None
+    num_units = found.num_draws if over_draws else found.num_runs
     called = f"{RUN_NAMES[name]}, {found.num_examples:,} test examples"
     told = f"standard deviation {pp(last.observed)}, predicted {pp(last.predicted)}"
-    shared = {"where": called, "num_seeds": found.num_runs, "scope": scope(name), "claim": "Q4"}
+    shared: dict[str, Any] = {
+        "claim": "Q4",
+        "where": called,
+        "num_seeds": found.num_runs,
+        "scope": scope(name),
+        "units": f"{found.num_draws} draws" if over_draws else "",
+    }
     if binary:
         as_written = judge(last.ratio, threshold=1.0, claim="equivalent", smallest=RATIO, num_seeds=found.num_runs)
         variance = lj.Verdict(
@@ -378,7 +392,7 @@ def verdicts(name: str, found: Course) -> list[lj.Verdict]:
                 threshold=1.0,
                 claim="equivalent",
                 smallest=RATIO,
-                num_seeds=found.num_units,
+                num_seeds=num_units,
             ),
             note=f"{told}; by independent errors {pp(last.independent)}, on the whole distribution "
             f"{pp(last.distribution)}; observed variance over err/2n: {last.ratio}",
@@ -392,7 +406,7 @@ def verdicts(name: str, found: Course) -> list[lj.Verdict]:
             contrast="variance of accuracy between runs over err/Kn",
             rule=BOUND_RULE,
             estimate=last.ratio,
-            outcome=judge(last.ratio, threshold=1.0, num_seeds=found.num_units),
+            outcome=judge(last.ratio, threshold=1.0, num_seeds=num_units),
             note=told,
         )
     return [
@@ -403,7 +417,7 @@ def verdicts(name: str, found: Course) -> list[lj.Verdict]:
             contrast="disagreement of two runs minus their error rate",
             rule=DISAGREEMENT_RULE,
             estimate=last.difference,
-            outcome=judge(last.difference, claim="equivalent", smallest=GAP, num_seeds=found.num_units),
+            outcome=judge(last.difference, claim="equivalent", smallest=GAP, num_seeds=num_units),
             note=f"disagreement {last.disagreement}, error {last.error}",
         ),
     ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
+from lossjax.analysis.calibration_error import ece
 from lossjax.devices import compiler_options
 from lossjax.training.config import Measure
 from lossjax.training.measure import class_groups, measure
@@ -164,6 +165,9 @@ def test_equal_confidences_share_bins_in_proportion() -> None:
     metrics = _measure(logits, np.repeat(np.int32([0, 1]), 30), config=Measure(bins=3))
     expected = (20 * (1 - low) + abs(10 * high - 10 * (1 - low)) + 20 * high) / 60
     np.testing.assert_allclose(metrics["ece_mass"], expected, rtol=1e-5)
+    # and in the analysis of stored logits
+    analysed = ece(logits, np.repeat([0, 1], 30), bins=3, scheme="mass").estimate.estimate
+    np.testing.assert_allclose(analysed, expected)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -37,7 +37,9 @@ def example_findings():
     return Findings(
         verdicts=(
             verdict(),
-            verdict("C10", "unresolved", estimate=Interval(0.2, NAN, NAN), note="a single checkpoint"),
+            verdict(
+                "C10", "unresolved", estimate=Interval(0.2, NAN, NAN), note="a single checkpoint", units="20 draws"
+            ),
         ),
         numbers={"final loss": Interval(0.1 + 0.2, 0.25, math.inf, 0.9), "Bayes loss": Interval(0.5, NAN, NAN)},
         tables={
@@ -197,7 +199,8 @@ def test_report_shows_every_number_with_its_interval_or_the_reason_why_not(tmp_p
     assert lines[:3] == ["# lstm_examples", "", "Do they part?"]
     row = next(line for line in lines if line.startswith("| C1 "))
     assert "| 0.610 [0.580, 0.640] | 1000 | seeds×examples; one data set | **supported** |" in row
-    assert "0.200 (no interval: a single checkpoint)" in next(line for line in lines if line.startswith("| C10 "))
+    row = next(line for line in lines if line.startswith("| C10 "))
+    assert "| 0.200 (no interval: a single checkpoint) | 1000 (interval over 20 draws) |" in row
     assert "| Bayes loss | 0.500 (no interval: exact, from the known posterior) |" in lines
     assert "- teacher draws were not replicated" in lines
     assert sum("supported if the lower bound exceeds 1/2" in line for line in lines) == 2  # once a claim

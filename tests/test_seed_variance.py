@@ -124,9 +124,10 @@ def test_calibrated_runs_vary_as_predicted():
     correct = np.concatenate([calibrated(50, 600, seed) for seed in range(20)])
     found = variance.course(of_data(correct, 20), None)
     assert len(found.spreads) == 1  # the evaluation before any step is left out
-    assert (found.num_runs, found.num_units) == (1000, 20)
+    assert (found.num_runs, found.num_draws) == (1000, 20)
     first, second = variance.verdicts("teacher", found)
     assert (first.outcome, second.outcome) == ("supported", "supported")
+    assert first.seeds_text == second.seeds_text == "1000 (interval over 20 draws)"
 
 
 def test_two_errors_that_cancel_are_no_support():

@@ -27,9 +27,10 @@ class Verdict:
     rule: str  # when supported, when refuted
     estimate: Interval
     outcome: Outcome
-    num_seeds: int
+    num_seeds: int  # runs it rests on
     scope: str  # "examples", "seeds" or "seeds×examples", and what was not replicated
     note: str = ""
+    units: str = ""  # what the interval is over where that is not the seeds, and how many: "10 draws"
     amended: str = ""  # what was changed about the rule after the first result, and why; "": nothing
     as_written: Outcome | None = None  # the outcome by the rule before it was amended
 
@@ -45,6 +46,11 @@ class Verdict:
         if self.as_written is None:
             return "rule chosen after the first result"
         return f"rule amended after the first result; as written: {self.as_written}"
+
+    @property
+    def seeds_text(self) -> str:
+        """The number of seeds, with the units of the interval beside it where they are others."""
+        return f"{self.num_seeds} (interval over {self.units})" if self.units else str(self.num_seeds)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,7 +186,15 @@ def winner_weights(
     costs = np.where(np.isfinite(costs), -costs if higher else costs, np.inf)
     below, through = (stats.rankdata(costs, axis=-1, method=how) for how in ("min", "max"))
     # [k] probability that none of the best k is taken
-    none_of = special.comb(num_configs - np.arange(num_configs + 1), size) / special.comb(num_configs, size)
+    left = num_configs - np.arange(min(num_configs - size, num_configs) + 1)  # at least ``size`` of them
+    none_of = np.zeros(num_configs + 1)
+    # C(left, size) / C(N, size), by logarithms: the numbers themselves overflow from some thousand configurations
+    none_of[: len(left)] = np.exp(
+        special.gammaln(left + 1)
+        - special.gammaln(left - size + 1)
+        - special.gammaln(num_configs + 1)
+        + special.gammaln(num_configs - size + 1)
+    )
     below, through = below.astype(np.int64) - 1, through.astype(np.int64)
     return np.asarray((none_of[below] - none_of[through]) / (through - below))
 

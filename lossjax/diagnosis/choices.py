@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lossjax.analysis.comparison import cluster_values
+from lossjax.analysis.comparison import accuracy_change, accuracy_interval, cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
-from lossjax.analysis.proportions import bonett_price, wilson
+from lossjax.analysis.proportions import two_examples_added
 from lossjax.analysis.resampling import two_way_difference
 from lossjax.diagnosis import wording
 from lossjax.diagnosis.answer import Choice, Goal
-from lossjax.diagnosis.measured import Measured, Settings, chosen_by_other_folds, means_of
+from lossjax.diagnosis.measured import Measured, Settings, chosen_by_other_folds, means_of, over_seeds
 from lossjax.diagnosis.reading import Subject
 
 
@@ -123,18 +123,15 @@ def _judged(
     values: dict[Goal, Interval] = {}
     regrets: dict[tuple[Goal, str], Interval] = {}
     columns: dict[tuple[Goal, str], np.ndarray] = {(goal, ""): score for goal, score in own.items()}
-    exact = subject.num_seeds is None and subject.clusters is None
     for (goal, name), score in others.items():
         if subject.num_seeds is not None and not subject.same_seeds:
             a, b = own[goal], score
             if subject.clusters is not None:
                 a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
             regrets[goal, name] = two_way_difference(a, b, level=settings.level, seed=settings.seed)
-        elif exact and goal == "accuracy":
+        elif subject.num_seeds is None and goal == "accuracy":
             # a bootstrap of a few discordant examples would be too narrow
-            change = (score - own[goal])[0]
-            worse, better = int((change > 0).sum()), int((change < 0).sum())
-            regrets[goal, name] = bonett_price(worse, better, len(change), level=settings.level)
+            regrets[goal, name] = accuracy_change((score - own[goal])[0], subject.clusters, level=settings.level)
         else:
             columns[goal, name] = score - own[goal]
     means = means_of(columns, subject, settings)
@@ -142,8 +139,13 @@ def _judged(
         found = means.pop((goal, ""))
         if goal in ("accuracy", "balanced"):
             found = Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level)
-        if exact and goal == "accuracy":
-            found = wilson(int((score == 0).sum()), score.size, level=settings.level)
+        if goal == "accuracy":
+            found = accuracy_interval(score == 0, subject.clusters, found)
         values[goal] = found
     regrets |= means
+    if subject.num_seeds is not None:
+        for (goal, name), score in others.items():
+            if goal == "accuracy":  # the same for populations
+                change = over_seeds(score) - over_seeds(own[goal])
+                regrets[goal, name] = two_examples_added(regrets[goal, name], change, subject.clusters)
     return values, {key: regrets[key] for key in others}

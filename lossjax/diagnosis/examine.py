@@ -12,11 +12,9 @@ from jaxtyping import Int
 from lossjax.analysis.attribution import CELLS, frequency_groups, tail_examples
 from lossjax.analysis.calibration import scores
 from lossjax.analysis.calibration_error import confidence_error, reliability
-from lossjax.analysis.comparison import Comparison, Records, compare_records
+from lossjax.analysis.comparison import Comparison, Records, accuracy_change, accuracy_interval, compare_records
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import bonett_price, wilson
 from lossjax.analysis.regimes import FLAT, Flat
-from lossjax.analysis.resampling import mean_interval
 from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
 from lossjax.diagnosis import wording
 from lossjax.diagnosis.answer import (
@@ -226,12 +224,11 @@ def _models(subject: Subject, measured: Sequence[Measured], window: _Window, set
     for index in shown:
         one = measured[index]
         error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, level=None, seed=settings.seed)
-        hits = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
         models.append(
             Model(
                 name=subject.names[index],
                 loss=means[index, "loss"],
-                accuracy=hits if exact else means[index, "correct"],
+                accuracy=accuracy_interval(one.correct, subject.clusters, means[index, "correct"]),
                 brier=means[index, "brier"],
                 confidence=float(one.confidence.mean()),
                 refinement=means[index, "refined"],
@@ -265,11 +262,8 @@ def _groups(
         if group not in comparison.by_group:
             continue
         within = np.where(of_example == group, moved, 0.0)
-        if subject.num_seeds is None and subject.clusters is None:
-            gained, lost = int((within > 0).sum()), int((within < 0).sum())
-            change = bonett_price(gained, lost, len(within), level=settings.level)
-        elif subject.num_seeds is None:
-            change = mean_interval(within, clusters=subject.clusters, level=settings.level, seed=settings.seed)
+        if subject.num_seeds is None:
+            change = accuracy_change(within, subject.clusters, level=settings.level)
         else:  # over these seeds only, so without bounds
             change = Interval(float(within.mean()), math.nan, math.nan, settings.level)
         groups.append(

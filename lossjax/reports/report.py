@@ -133,7 +133,7 @@ def ledger(results_dir: str | os.PathLike[str]) -> str:
     entries = [(folder.name, verdict) for folder in folders for verdict in read_findings(folder).verdicts]
     entries.sort(key=lambda entry: by_number(entry[1].claim))  # stable: experiments and places keep their order
     rows = [
-        (v.claim, name, v.where, v.contrast, _with_reason(v), str(v.num_seeds), _outcome_text(v)) for name, v in entries
+        (v.claim, name, v.where, v.contrast, _with_reason(v), v.seeds_text, _outcome_text(v)) for name, v in entries
     ]
     return _table(_LEDGER_COLUMNS, rows) + "\n"
 
@@ -193,9 +193,7 @@ def _outcome_text(verdict: Verdict) -> str:
 
 
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:
-    rows = [
-        (v.claim, v.where, v.contrast, _with_reason(v), str(v.num_seeds), v.scope, _outcome_text(v)) for v in verdicts
-    ]
+    rows = [(v.claim, v.where, v.contrast, _with_reason(v), v.seeds_text, v.scope, _outcome_text(v)) for v in verdicts]
     return _table(_VERDICT_COLUMNS, rows)
 
 

@@ -89,7 +89,7 @@ def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
         verdict.where,
         verdict.contrast,
         estimate_text(verdict.estimate, verdict.note),
-        str(verdict.num_seeds),
+        verdict.seeds_text,
         verdict.outcome + (f" ({verdict.amendment})" if verdict.amended else ""),
     )
 
