@@ -240,7 +240,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     return {
         "coverage": lj.Figure(
             panels.shares_against_targets(groups, x_label="simulations in which what was promised came true"),
-            f"Each mark is a case of {int(table['simulations'].min()):,} simulations with its Wilson interval, each "
+            f"Each mark is a case of {int(found['simulations'].min()):,} simulations with its Wilson interval, each "
             "band the target; what is missed is named. Truth is known by construction.",
         )
     }

@@ -183,7 +183,7 @@ def scorecard(
                         clip_on=False,
                     )
                 )
-                ax.text(x, y - 0.16 * bool(outcome), text, ha="center", va="center", fontsize=8.5, color=_INK)
+                ax.text(x, y - 0.16 * bool(outcome), text, ha="center", va="center", fontsize=8, color=_INK)
                 ax.text(
                     x,
                     y + (0.22 if lines == 1 else 0.32),

@@ -345,7 +345,7 @@ def _draw_time(ax: Axes, time: float | None, name: str, *, top: bool, left: bool
         return
     ax.axvline(time, color="#444444", linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
     along = ax.transAxes.inverted().transform(ax.transData.transform((time, 0)))[0]
-    left = along > 0.9 or (left and along > 0.1)
+    left = along > 0.97 or (left and along > 0.1)
     ax.annotate(
         name,
         (time, 1 if top else 0),

@@ -195,18 +195,22 @@ def variance_parts(bars: Sequence[Parts], *, mark: str) -> Figure:
         for bar in bars:
             if bar.group != group:
                 group = bar.group
-                ax.text(0, y + 1.3, group, weight="bold", va="center")
+                ax.text(0.005, y + 1.3, group, weight="bold", va="center")
                 y += 2.1
             top = y
             for part, share in bar.shares.items():
                 ax.barh(y + 0.5, share.estimate, height=0.9, color=COLOURS[part], linewidth=0)
                 ax.plot([share.low, share.high], [y + 0.5, y + 0.5], color=_INK, linewidth=1.1)
+                estimate, low, high = (f"{100 * value + 0.0:.0f}" for value in (share.estimate, share.low, share.high))
+                written = f"{estimate} % [{low}, {high}]".replace("-0 ", "0 ").replace("-", "−")
                 ax.text(
                     max(share.high, share.estimate) + 0.01,
                     y + 0.5,
-                    f"{100 * share.estimate:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]".replace("-", "−"),
+                    written,
                     va="center",
                     fontsize=8,
+                    zorder=6,  # above the line of the mark
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
                 )
                 y += 1.0
             ticks.append((top + y) / 2)
