@@ -31,6 +31,12 @@ RULE = (
     "interval lies outside; between the two it is not told apart from the target."
 )
 
+NOT_TRIED = (
+    "Not tried here: the share of inverted pairs, the order kept by a metric, the variance ratio and the disagreement "
+    "of runs, differences between selectors, ΔA over seeds × examples and over clusters, calibration errors, "
+    "Kaplan–Meier, and Newcombe's interval."
+)
+
 # What is simulated -------------------------------------------------------------------------------------------------
 
 TEN, PAIR, SURE = Posterior(10, 1.5), Posterior(2, 1.5), Posterior(10, 4.0)
@@ -163,6 +169,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         notes=(
             "rows whose target is met, of those with one: a count of these rows, which were not drawn from any others",
             RULE,
+            NOT_TRIED,
             *shortfalls(rows),
         ),
     )

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import subprocess
@@ -242,3 +243,34 @@ def test_reading_reporting_and_drawing_do_without_jax_and_pyplot():
     for module, unwanted in (("report", {"jax", "matplotlib"}), ("plots", {"jax", "matplotlib.pyplot"})):
         code = f"import sys, lossjax.reports.{module}; print({unwanted} & set(sys.modules))"
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_a_rule_changed_after_the_result_is_not_said_to_be_written_before(tmp_path):
+    amended = dataclasses.replace(verdict(), amended="the first one let ties win", as_written="refuted")
+    chosen = dataclasses.replace(verdict("C2"), amended="nothing else was resolved")
+    write_findings(Findings(verdicts=(amended, chosen, verdict("C3"))), tmp_path / "e")
+    found = read_findings(tmp_path / "e")
+    assert found.verdicts[:2] == (amended, chosen)
+    assert "amended" not in json.loads((tmp_path / "e" / "summary.json").read_text())["verdicts"][2]
+    outcomes = [line.split("|")[-2].strip() for line in ledger(tmp_path).splitlines()[2:]]
+    assert outcomes == [
+        "**supported** (rule amended after the first result; as written: refuted)",
+        "**supported** (rule chosen after the first result)",
+        "**supported**",
+    ]
+    text = write_report("e", "?", found, [], tmp_path / "e").read_text(encoding="utf-8")
+    of_claim = {part.split(":")[0]: part for part in text.split("### ")[1:]}
+    assert "Rule, written before the result" in of_claim["C1"]
+    assert "Amended after the first result: the first one let ties win" in of_claim["C1"]
+    assert "Rule, chosen after the first result (nothing else was resolved):" in of_claim["C2"]
+    assert "written before" not in of_claim["C2"]
+    with pytest.raises(ValueError, match="say in amended"):
+        dataclasses.replace(verdict(), as_written="refuted")
+
+
+def test_several_rows_without_a_correction_say_so(tmp_path):
+    both = Findings(verdicts=(verdict(), verdict(where="elsewhere")))
+    assert "Each of the 2 rows" in write_report("e", "?", both, [], tmp_path).read_text(encoding="utf-8")
+    corrected = dataclasses.replace(verdict(where="elsewhere"), rule="by Holm's correction")
+    text = write_report("e", "?", Findings(verdicts=(verdict(), corrected)), [], tmp_path).read_text(encoding="utf-8")
+    assert "not corrected" not in text

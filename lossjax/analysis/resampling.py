@@ -364,6 +364,11 @@ def _poisson(rng: np.random.Generator, shape: tuple[int, int]) -> Float[np.ndarr
 _POISSON_TABLE = stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 1.0).astype(np.uint8)
 
 
+def product_weights(num_units: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "resample unit"]:
+    """Poisson(1) weights of units that add up to 1 in each resample, for statistics that are no means."""
+    return _normalised(_poisson(np.random.default_rng(seed), (resamples, num_units)))
+
+
 def _normalised(weights: Float[np.ndarray, "resample unit"]) -> Float[np.ndarray, "resample unit"]:
     return weights / weights.sum(axis=1, keepdims=True)
 
