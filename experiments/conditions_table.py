@@ -333,16 +333,16 @@ def crossed_share(share: Callable[[np.ndarray, np.ndarray], float], shape: tuple
     conditions, seeds = crossed_weights(*shape, RESAMPLES, 0)
     ones = np.ones(shape[0]), np.ones(shape[1])
     with np.errstate(invalid="ignore"):  # a resample of a single seed has no pairs
-        draws = [
+        by_condition, by_seed, by_both = (
             np.array([[share(*weights)] for weights in zip(*pair, strict=True)])
             for pair in (
                 (conditions, [ones[1]] * RESAMPLES),
                 ([ones[0]] * RESAMPLES, seeds),
                 (conditions, seeds),
             )
-        ]
+        )
     estimate = share(*ones)
-    variance, df = crossed_variance(np.array([estimate]), *draws, shape=shape)
+    variance, df = crossed_variance(np.array([estimate]), by_condition, by_seed, by_both, shape)
     return pair_share(estimate, float(variance[0]), float(df[0]), shape[0])
 
 
@@ -388,7 +388,7 @@ def condition_table(found: Conditions) -> dict[str, np.ndarray]:
     sets = np.array([name.split("-")[0] for name in found.names])
     for key, values in (("loss", found.example_loss), ("accuracy", found.example_correct)):
         intervals = [seeds_and_examples(values[at][found.finite[at]]) for at in range(len(found.names))]
-        deviations = {}
+        deviations: dict[int, lj.Interval] = {}
         for one in np.unique(sets):
             mine = np.flatnonzero(sets == one)
             seeds = found.finite[mine].all(axis=0)

@@ -219,19 +219,22 @@ Doses = Mapping[float, Arm]  # by dose, ascending
 def doses_of(place: Place, histories: Mapping[str, lj.History]) -> dict[str, Doses]:
     """Remedy → its doses with the baseline's."""
 
-    def trained(cell: str, stop: Stop | None = None, **labels: float) -> Arm:
+    def trained(cell: str, stop: Stop | None = None, **labels: Any) -> Arm:
         history = histories[cell]
         noise = {"label_noise": place.label_noise} if "label_noise" in history.hyperparams else {}
         return arm(history.select(**labels, **noise), flat=FLAT, stop=stop, shared_examples=place.task.shared)
 
     main, baseline = place.cell, place.baseline
-    base = trained(main, **baseline)
+    base = trained(main, None, **baseline)
     found: dict[str, dict[float, Arm]] = {}
     for key, field in (REGULARISERS | {"rate": "learning_rate"}).items():
-        found[key] = {dose: trained(main, **baseline | {field: dose}) for dose in REMEDIES[key].doses}
+        found[key] = {dose: trained(main, None, **baseline | {field: dose}) for dose in REMEDIES[key].doses}
         found[key][REMEDIES[key].baseline] = base
     sizes = {times: times * place.train_size for times in REMEDIES["steps"].doses}
-    found["steps"] = {1: base, **{n: trained(main, **baseline | {"train_size": size}) for n, size in sizes.items()}}
+    found["steps"] = {
+        1: base,
+        **{n: trained(main, None, **baseline | {"train_size": size}) for n, size in sizes.items()},
+    }
     if place.whole:
         rates = REMEDIES["momentum"].doses
         found["momentum"] = {rate: trained(f"{main}-momentum", learning_rate=rate) for rate in rates}
@@ -657,16 +660,16 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             f"P {with_interval(parted, 100, 0)} pp",
             f"W {with_interval(both_worse, 100, 0)} pp",
         )
-        place = (str(scorecard["remedy"][row]), shown[str(scorecard["place"][row])])
-        score[place] = ("\n".join(lines), str(scorecard["outcome"][row]))
+        where = (str(scorecard["remedy"][row]), shown[str(scorecard["place"][row])])
+        score[where] = ("\n".join(lines), str(scorecard["outcome"][row]))
     claims = {}
     for verdict in findings.verdicts:
-        name = verdict.where.rsplit(": ", 1)[1]
-        claims[name] = f"{verdict.claim}  {name}"
+        contrast = verdict.where.rsplit(": ", 1)[1]
+        claims[contrast] = f"{verdict.claim}  {contrast}"
         if verdict.num_seeds == 0:
-            score[name, verdict.where.rsplit(": ", 1)[0]] = ("no choice", verdict.outcome)
+            score[contrast, verdict.where.rsplit(": ", 1)[0]] = ("no choice", verdict.outcome)
     hollow = "Hollow: best test loss or accuracy is resolved as worse than without the remedy. Dotted: the baseline."
-    parted = (
+    said = (
         "share of runs in which loss and accuracy have parted by each part of training (O or K against the best "
         "validation loss, three evaluations running, by estimates), by dose, with 95 % intervals; black: the baseline."
     )
@@ -687,7 +690,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             f"Dose and response of stopping, learning rate and data, means over seeds with 95 % intervals. {hollow}",
         ),
         **{
-            f"onset_{place}": lj.Figure(doses.onsets(onset_panels(place)), f"{shown[place]}: {parted}")
+            f"onset_{place}": lj.Figure(doses.onsets(onset_panels(place)), f"{shown[place]}: {said}")
             for place in ("teacher", "vowels")
         },
     }

@@ -139,9 +139,11 @@ def score_runs(history: lj.History, task: Any) -> Scores:
             scores.append(example_scores(runs[:, part], labels[part], seed=seed))
     on_validation = {m: np.stack([scores[m] for scores in found[0]], axis=1) for m in METRICS}
     on_test, on_third = ({m: np.stack([scores[m] for scores in part]) for m in METRICS} for part in found[1:])
+    mean_test, mean_third = ({m: values.mean(axis=2) for m, values in part.items()} for part in (on_test, on_third))
     return Scores(
         on_validation,
-        *({m: values.mean(axis=2) for m, values in part.items()} for part in (on_test, on_third)),
+        mean_test,
+        mean_third,
         examples=on_test if task is not None and task.shared else None,
     )
 

@@ -5,7 +5,7 @@ As in ``plots``, whose style and colours they share, every function draws what i
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -29,7 +29,7 @@ _PART_COLOURS: Final[dict[str, str]] = {
 }
 _GREY: Final = "#767676"
 _INK: Final = "#333333"
-_SMALL: Final = {"color": _GREY, "fontsize": 8}
+_SMALL: Final[dict[str, Any]] = {"color": _GREY, "fontsize": 8}
 _MARKERS: Final = ("o", "D", "s", "^")
 
 
@@ -332,7 +332,8 @@ def _levels(ax: Axes, levels: Mapping[str, float], axis: Literal["x", "y"], spel
     To be called when everything else is drawn. Arrows along y stand at the right, those along x at the top.
     """
     low, high = ax.get_ylim() if axis == "y" else ax.get_xlim()
-    before, after = [], []  # from the farthest inwards
+    before: list[str] = []  # from the farthest inwards
+    after: list[str] = []
     for name, level in sorted(levels.items(), key=lambda item: item[1]):
         said = f"{name} {spelled(level)}"
         if level < low:
@@ -341,8 +342,16 @@ def _levels(ax: Axes, levels: Mapping[str, float], axis: Literal["x", "y"], spel
             after.insert(0, f"↑ {said}" if axis == "y" else f"{said} →")
         elif axis == "y":
             ax.axhline(level, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            place = {"xytext": (0, 1), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-            ax.annotate(name, (0.99, level), xycoords=ax.get_yaxis_transform(), **_SMALL, **place)
+            ax.annotate(
+                name,
+                (0.99, level),
+                xycoords=ax.get_yaxis_transform(),
+                xytext=(0, 1),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                **_SMALL,
+            )
         else:
             ax.axvline(level, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
             ax.annotate(name, (level, 0), xycoords=ax.get_xaxis_transform(), **_SMALL)
