@@ -24,9 +24,9 @@ from lossjax.tasks.dataset import class_counts
 
 WHEN = (
     "at the epoch at which the transformer, by means over seeds, is ahead of the convolution in accuracy and behind in "
-    "loss by the largest product of the two. Where there is no such epoch there is nothing to explain: unresolved, and "
-    "the estimate is of the end of training (first written to be judged all the same; amended after the first look)"
+    "loss by the largest product of the two. Where there is no such epoch, at the end of training"
 )
+AMENDED = "where there is no such epoch there is nothing to explain, so the verdict is unresolved"
 CONFIDENCE_RULE = (
     "mean confidence of the transformer minus the convolution's: supported if the interval lies below 0, refuted if "
     f"above; {WHEN}"
@@ -219,6 +219,7 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
     )
 
     def verdict(statement: str, contrast: str, rule: str, estimate: lj.Interval) -> lj.Verdict:
+        as_written = judge(estimate, claim="less", num_seeds=found.num_seeds)
         return lj.Verdict(
             claim="C9",
             statement=statement,
@@ -226,7 +227,9 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
             contrast=contrast,
             rule=rule,
             estimate=estimate,
-            outcome=judge(estimate, claim="less", num_seeds=found.num_seeds) if found.premise else "unresolved",
+            outcome=as_written if found.premise else "unresolved",
+            amended=AMENDED,
+            as_written=as_written,
             num_seeds=found.num_seeds,
             scope="seeds, on this split",
             note=premise,

@@ -4,6 +4,7 @@ As in ``plots``, whose style and colours they share, every function draws what i
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MultipleLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
 from lossjax.analysis.attribution import Cell
 from lossjax.analysis.interval import Interval
@@ -247,8 +248,9 @@ def remedies(
             ax.axvline(intervals[0].estimate, color=_INK, linewidth=0.9, zorder=1)
             ax.hlines(y, [one.low for one in intervals], [one.high for one in intervals], color=PALETTE[0], linewidth=2)
             ax.plot([one.estimate for one in intervals], y, "o", color=PALETTE[0], markersize=5)
-            ax.set_title(title)
+            ax.set_title("\n".join(textwrap.wrap(title, 12)))
             ax.tick_params(axis="x", labelsize=8.5)
+            ax.xaxis.set_major_locator(MaxNLocator(3))
             ax.margins(x=0.12)
             _levels(ax, references.get(title, {}), "x", percent if "accuracy" in title else nats)
         axes[0].set_yticks(y, names)
