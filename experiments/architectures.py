@@ -16,7 +16,7 @@ import numpy as np
 import lossjax as lj
 from lossjax.analysis.baselines import class_prior, uniform
 from lossjax.analysis.comparison import Comparison, Records, compare_records
-from lossjax.analysis.resampling import mean_interval, mean_intervals
+from lossjax.analysis.resampling import mean_interval, mean_intervals, two_way_interval
 from lossjax.analysis.verdicts import judge
 from lossjax.tasks.dataset import class_counts
 
@@ -49,6 +49,7 @@ TASKS = {
 }
 TASK_NAMES = {"places": "place names", "words": "next word"}
 RATES = (3e-3, 1e-2)
+OFTEN = 5  # training examples of a class that was seen often
 EPOCHS = {"laptop": 4, "paper": 30}
 SEEDS = {"laptop": 6, "paper": 50, "smoke": 2}
 
@@ -73,6 +74,7 @@ def sweep(scale: str) -> lj.Sweep:
 
 # What is concluded -------------------------------------------------------------------------------------------------
 
+CHANGED = ("loss", "correct")
 SHOWN = ("loss", "refinement", "accuracy", "confidence", "temperature")
 
 
@@ -88,7 +90,7 @@ class Runs:
     history: lj.History
     num_members: int
 
-    def at(self, evaluation: int, members: np.ndarray) -> Records:
+    def at(self, evaluation: int, members: Any = slice(None)) -> Records:
         names = ("example_loss", "example_correct", "example_refined_loss")
         loss, correct, refined = (self.history.metrics[f"test_{name}"][members, evaluation] for name in names)
         return Records(loss, correct, refined)
@@ -125,6 +127,7 @@ class Replacement:
     evaluation: int
     epoch: float
     comparison: Comparison
+    change: Records  # of each seed and example, new minus old
     confidence: lj.Interval
     log_temperature: lj.Interval  # of the transformer
     old_log_temperature: lj.Interval
@@ -140,11 +143,13 @@ def replaced(old: Runs, new: Runs) -> Replacement:
     product[0] = 0.0  # before any step
     premise = bool(product.any())
     at = int(np.argmax(product)) if premise else len(product) - 1
+    before, after = old.at(at, a), new.at(at, b)
     return Replacement(
         premise=premise,
         evaluation=at,
         epoch=float(old.epochs[at]),
-        comparison=compare_records(old.at(at, a), new.at(at, b), ordered=False, same_seeds=True),
+        comparison=compare_records(before, after, ordered=False, same_seeds=True),
+        change=Records(*(getattr(after, name).astype(np.float64) - getattr(before, name) for name in CHANGED)),
         confidence=mean_interval(new.metrics["confidence"][b, at] - old.metrics["confidence"][a, at]),
         log_temperature=mean_interval(np.log(new.metrics["temperature"][b, at])),
         old_log_temperature=mean_interval(np.log(old.metrics["temperature"][a, at])),
@@ -155,6 +160,11 @@ def replaced(old: Runs, new: Runs) -> Replacement:
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     runs = {name: tuned(history) for name, history in histories.items()}
     found = {task: replaced(runs[f"{task}-conv"], runs[f"{task}-transformer"]) for task in TASKS}
+    often = {task: seen_often(one) for task, one in TASKS.items()}
+    shares = {
+        f"{TASK_NAMES[task]}: share of test examples whose class was seen at least {OFTEN} times": float(seen.mean())
+        for task, seen in often.items()
+    }
     notes = []
     for task, one in found.items():
         change = one.comparison
@@ -170,7 +180,10 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     rates = "; ".join(f"{name} {one.rate:g}" for name, one in runs.items())
     return lj.Findings(
         verdicts=tuple(verdict for task in TASKS for verdict in verdicts(task, found[task])),
-        numbers={key: value for task in TASKS for key, value in numbers(task, runs, found[task]).items()},
+        numbers={
+            **{key: value for task in TASKS for key, value in numbers(task, runs, found[task], often[task]).items()},
+            **{name: lj.Interval(share, *[float("nan")] * 2) for name, share in shares.items()},
+        },
         tables={"curves": curve_table(runs), "references": reference_table()},
         notes=(
             *notes,
@@ -179,6 +192,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             f"Runs not finite: {sum(int((~history.finite).sum()) for history in histories.values())} of "
             f"{sum(history.num_members for history in histories.values())}.",
             "One split a task. Intervals of differences of loss and accuracy: seeds × examples; all others: seeds.",
+            *(f"{name}: computed from this split's labels, not estimated" for name in shares),
         ),
     )
 
@@ -231,19 +245,33 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
     ]
 
 
-def numbers(task: str, runs: Mapping[str, Runs], found: Replacement) -> dict[str, lj.Interval]:
+def seen_often(task: Any) -> np.ndarray:
+    """Which test examples are of a class with at least ``OFTEN`` training examples."""
+    return np.asarray(class_counts(task)[np.asarray(task.splits().test.labels)] >= OFTEN)
+
+
+def numbers(task: str, runs: Mapping[str, Runs], found: Replacement, often: np.ndarray) -> dict[str, lj.Interval]:
+    """The difference at its epoch, and each architecture at its own best; also where the class was seen often."""
+    of_often = f"test examples whose class was seen at least {OFTEN} times"
+    when = f"{TASK_NAMES[task]}, epoch {found.epoch:g}"
     numbers = {
-        f"{TASK_NAMES[task]}, epoch {found.epoch:g}: loss, transformer minus convolution": found.comparison.delta_loss,
-        f"{TASK_NAMES[task]}, epoch {found.epoch:g}: accuracy": found.comparison.delta_accuracy,
+        f"{when}: loss, transformer minus convolution": found.comparison.delta_loss,
+        f"{when}: loss, transformer minus convolution, {of_often}": two_way_interval(found.change.loss[:, often]),
+        f"{when}: accuracy, transformer minus convolution": found.comparison.delta_accuracy,
+        f"{when}: accuracy, transformer minus convolution, {of_often}": two_way_interval(
+            found.change.correct[:, often]
+        ),
     }
     if found.comparison.scale_share is not None:
-        share = found.comparison.scale_share
-        numbers[f"{TASK_NAMES[task]}, epoch {found.epoch:g}: share of the difference in loss gone at T*"] = share
+        numbers[f"{when}: share of the difference in loss gone at T*"] = found.comparison.scale_share
     for model in MODELS:
         one = runs[f"{task}-{model}"]
         name = f"{TASK_NAMES[task]}, {MODEL_NAMES[model]} at its own best (epoch {one.epochs[one.best]:g})"
         for metric in SHOWN:
             numbers[f"{name}: {metric}"] = mean_interval(one.metrics[metric][:, one.best])
+        records = one.at(one.best)
+        for metric, values in (("loss", records.loss), ("accuracy", records.correct)):
+            numbers[f"{name}: {metric}, {of_often}"] = mean_interval(values[:, often].astype(np.float64).mean(axis=1))
     return numbers
 
 
@@ -270,9 +298,9 @@ def reference_table() -> dict[str, np.ndarray]:
             ("class prior", class_prior(class_counts(task), np.asarray(task.splits().test.labels))),
             ("uniform", uniform(task.num_classes)),
         ):
-            rows.append((name, kind, found.loss, found.accuracy))
-    columns = list(zip(*rows, strict=True))
-    return {key: np.array(column) for key, column in zip(("task", "name", "loss", "accuracy"), columns, strict=True)}
+            rows.append((name, kind, found.loss, found.refinement, found.accuracy))
+    columns = zip(("task", "name", "loss", "refinement", "accuracy"), zip(*rows, strict=True), strict=True)
+    return {key: np.array(column) for key, column in columns}
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
@@ -292,7 +320,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         return found
 
     def levels(task: str, metric: str) -> dict[str, float]:
-        if metric not in ("loss", "accuracy"):
+        if metric not in references:
             return {"calibrated": 1.0} if metric == "temperature" else {}
         mine = references["task"] == task
         return dict(zip(references["name"][mine].tolist(), references[metric][mine].tolist(), strict=True))
@@ -312,8 +340,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 [[(lines(task, metric), levels(task, metric)) for metric in titles] for task in TASKS],
             ),
             "Three architectures of about as many parameters at their tuned learning rates, from the first epoch on "
-            "(bands: 95 % over seeds). T* above 1: over-confident. Dashed: the class prior alone, where it lies within "
-            "the picture, and calibrated.",
+            "(bands: 95 % over seeds). T* above 1: over-confident. Arrows: the class prior alone, the uniform "
+            "distribution and calibrated, where they lie beyond the picture.",
         )
     }
 

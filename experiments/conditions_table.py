@@ -10,7 +10,7 @@ seeds each.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lossjax.analysis.baselines import class_prior, uniform
 from lossjax.analysis.comparison import Comparison, Records, compare_records
 from lossjax.analysis.findings import Outcome
 from lossjax.analysis.inversions import Inversions, inversions
+from lossjax.analysis.pairs import crossed_variance, crossed_weights, pair_share
 from lossjax.analysis.resampling import mean_interval, two_way_interval
 from lossjax.analysis.summary import by_configuration, configurations
 from lossjax.analysis.verdicts import judge
@@ -42,6 +43,7 @@ C8_RULE = (
     "lies above 0; refuted if below"
 )
 OFTEN, NEGLIGIBLE, RARE = 0.25, 0.10, 0.50
+RESAMPLES = 500
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
@@ -250,6 +252,11 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
         },
         notes=(
             *(() if apart is None else (in_words(found, pairs[0], apart),)),
+            *(
+                ()
+                if apart is None
+                else ("That pair was chosen for its size, so its differences are on the large side of the truth.",)
+            ),
             f"A town's features: {'; '.join(FEATURE_NAMES.values())}.",
             "Loss and accuracy are of the test split at the end of training; nothing was selected.",
             f"Runs not finite: {int((~found.finite).sum())} of {found.loss.size}.",
@@ -296,23 +303,47 @@ def disagree(loss_a: np.ndarray, loss_b: np.ndarray, accuracy_a: np.ndarray, acc
 
 def same_condition(found: Conditions) -> lj.Interval:
     """Of the pairs of one condition's runs, those in which one has the better loss, the other the better accuracy."""
-    shares = []
-    for loss, accuracy, finite in zip(found.loss, found.accuracy, found.finite, strict=True):
-        a, b = np.triu_indices(int(finite.sum()), 1)
-        loss, accuracy = loss[finite], accuracy[finite]
-        if len(a):
-            shares.append(disagree(loss[a], loss[b], accuracy[a], accuracy[b]).mean())
-    return mean_interval(np.array(shares))
+
+    def share(conditions: np.ndarray, seeds: np.ndarray) -> float:
+        each, weight = weighted_pairs(found.loss, found.accuracy, seeds)
+        return float(np.sum(conditions * each) / np.sum(conditions * weight))
+
+    return crossed_share(share, found.loss.shape)
 
 
 def one_run_each(found: Conditions) -> lj.Interval:
-    """The same for pairs of conditions, a seed at a time; mean over seeds."""
-    shares = []
-    for loss, accuracy, finite in zip(found.loss.T, found.accuracy.T, found.finite.T, strict=True):
-        a, b = np.triu_indices(int(finite.sum()), 1)
-        loss, accuracy = loss[finite], accuracy[finite]
-        shares.append(disagree(loss[a], loss[b], accuracy[a], accuracy[b]).mean())
-    return mean_interval(np.array(shares))
+    """The same for pairs of conditions, a seed at a time."""
+
+    def share(conditions: np.ndarray, seeds: np.ndarray) -> float:
+        each, weight = weighted_pairs(found.loss.T, found.accuracy.T, conditions)
+        return float(np.sum(seeds * each) / np.sum(seeds * weight))
+
+    return crossed_share(share, found.loss.shape)
+
+
+def weighted_pairs(loss: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[row] weight of the pairs of columns on which loss and accuracy disagree, and of all pairs, both finite."""
+    a, b = np.triu_indices(loss.shape[1], 1)
+    weight = weights[a] * weights[b] * np.isfinite(loss[:, a] + loss[:, b])
+    return np.sum(weight * disagree(loss[:, a], loss[:, b], accuracy[:, a], accuracy[:, b]), axis=1), weight.sum(axis=1)
+
+
+def crossed_share(share: Callable[[np.ndarray, np.ndarray], float], shape: tuple[int, int]) -> lj.Interval:
+    """A share of pairs of runs by weights of conditions and of seeds, for fresh ones of both."""
+    conditions, seeds = crossed_weights(*shape, RESAMPLES, 0)
+    ones = np.ones(shape[0]), np.ones(shape[1])
+    with np.errstate(invalid="ignore"):  # a resample of a single seed has no pairs
+        by_condition, by_seed, by_both = (
+            np.array([[share(*weights)] for weights in zip(*pair, strict=True)])
+            for pair in (
+                (conditions, [ones[1]] * RESAMPLES),
+                ([ones[0]] * RESAMPLES, seeds),
+                (conditions, seeds),
+            )
+        )
+    estimate = share(*ones)
+    variance, df = crossed_variance(np.array([estimate]), by_condition, by_seed, by_both, shape)
+    return pair_share(estimate, float(variance[0]), float(df[0]), shape[0])
 
 
 def taken_apart(found: Conditions, pair: tuple[int, int]) -> Comparison:
@@ -349,34 +380,41 @@ def spelled(interval: lj.Interval) -> str:
 
 
 def condition_table(found: Conditions) -> dict[str, np.ndarray]:
-    """Means over seeds × examples with two-way intervals; whether no other condition is better in both."""
-    rows: dict[str, list[Any]] = {
-        key: []
-        for key in (
-            "condition",
-            "seeds",
-            *(f"{name}{end}" for name in ("loss", "accuracy") for end in ("", "_low", "_high")),
-        )
-    }
-    rows |= {"refinement": [], "temperature": []}
-    for at, name in enumerate(found.names):
-        finite = found.finite[at]
-        rows["condition"].append(name)
-        rows["seeds"].append(int(finite.sum()))
-        for key, values in (("loss", found.example_loss), ("accuracy", found.example_correct)):
-            if finite.sum() >= 2:
-                interval = two_way_interval(values[at][finite].astype(np.float64))
-            else:
-                interval = lj.Interval(*[float("nan")] * 3)
-            rows[key].append(interval.estimate)
-            rows[f"{key}_low"].append(interval.low)
-            rows[f"{key}_high"].append(interval.high)
-        rows["refinement"].append(found.refinement[at][finite].mean())
-        rows["temperature"].append(found.temperature[at][finite].mean())
+    """Means over seeds × examples with two-way intervals, and how far they are from the mean of the features' set.
+
+    ``pareto`` are the conditions that no other beats in both, ``pareto_of_set`` those that none of its set does.
+    """
+    rows: dict[str, list[Any]] = {"condition": found.names, "seeds": found.finite.sum(axis=1).tolist()}
+    sets = np.array([name.split("-")[0] for name in found.names])
+    for key, values in (("loss", found.example_loss), ("accuracy", found.example_correct)):
+        intervals = [seeds_and_examples(values[at][found.finite[at]]) for at in range(len(found.names))]
+        deviations: dict[int, lj.Interval] = {}
+        for one in np.unique(sets):
+            mine = np.flatnonzero(sets == one)
+            seeds = found.finite[mine].all(axis=0)
+            of_set = values[mine][:, seeds].astype(np.float64)
+            mean = of_set.mean(axis=0)
+            deviations |= {at: seeds_and_examples(row - mean) for at, row in zip(mine, of_set, strict=True)}
+        for column, each in (
+            (key, intervals),
+            (f"{key}_deviation", [deviations[at] for at in range(len(found.names))]),
+        ):
+            rows[column] = [interval.estimate for interval in each]
+            rows[f"{column}_low"] = [interval.low for interval in each]
+            rows[f"{column}_high"] = [interval.high for interval in each]
+    rows["refinement"] = np.nanmean(np.where(found.finite, found.refinement, np.nan), axis=1).tolist()
+    rows["temperature"] = np.nanmean(np.where(found.finite, found.temperature, np.nan), axis=1).tolist()
     table = {key: np.array(column) for key, column in rows.items()}
     loss, accuracy = table["loss"], table["accuracy"]
     dominated = (loss[:, None] > loss) & (accuracy[:, None] < accuracy)
-    return {**table, "pareto": np.asarray(~dominated.any(axis=1))}
+    table["pareto"] = np.asarray(~dominated.any(axis=1))
+    table["pareto_of_set"] = np.asarray(~(dominated & (sets[:, None] == sets)).any(axis=1))
+    return table
+
+
+def seeds_and_examples(values: np.ndarray) -> lj.Interval:
+    """Of the mean of [seed, example]; nan below two seeds."""
+    return two_way_interval(values.astype(np.float64)) if len(values) >= 2 else lj.Interval(*[float("nan")] * 3)
 
 
 def pair_table(found: Conditions, pairs: list[tuple[int, int]]) -> dict[str, np.ndarray]:
@@ -419,9 +457,38 @@ def apart_table(found: Conditions, pair: tuple[int, int], apart: Comparison) -> 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     from lossjax.reports import imbalanced
 
-    table, references = findings.tables["conditions"], findings.tables["references"]
-    features = np.array([name.split("-")[0] for name in table["condition"].tolist()])
+    table, references, pairs = (findings.tables[name] for name in ("conditions", "references", "pairs"))
+    names = table["condition"].tolist()
+    features = np.array([name.split("-")[0] for name in names])
     worst = findings.tables.get("taken_apart")
+    alone = {
+        str(name): (float(loss), float(accuracy))
+        for name, loss, accuracy in zip(*(references[key] for key in ("name", "loss", "accuracy")), strict=True)
+    }
+
+    def deviations(one: str) -> imbalanced.Deviations:
+        mine = np.flatnonzero(features == one)
+        place = {names[at]: index for index, at in enumerate(mine)}
+        spelled = [names[at].split("-", 1)[1].split(", ", 1) for at in mine]
+        mean = [float((table[key] - table[f"{key}_deviation"])[mine].mean()) for key in ("loss", "accuracy")]
+        return imbalanced.Deviations(
+            FEATURE_NAMES[one],
+            kinds=[change for _, change in spelled],
+            sizes=[f"width {width}" for width, _ in spelled],
+            **{
+                f"{key}{end}": table[f"{key}_deviation{end}"][mine]
+                for key in ("loss", "accuracy")
+                for end in ("", "_low", "_high")
+            },
+            pareto=table["pareto_of_set"][mine],
+            pairs=[
+                (place[a], place[b])
+                for a, b in zip(pairs["from"].tolist(), pairs["to"].tolist(), strict=True)
+                if a in place and b in place
+            ],
+            references={name: (loss - mean[0], accuracy - mean[1]) for name, (loss, accuracy) in alone.items()},
+        )
+
     figures = {
         "loss_against_accuracy": lj.Figure(
             imbalanced.loss_against_accuracy(
@@ -431,19 +498,23 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 high=(table["loss_high"], table["accuracy_high"]),
                 kinds=[FEATURE_NAMES[name] for name in features.tolist()],
                 pareto=table["pareto"],
-                names=table["condition"].tolist(),
+                names=names,
                 pair=None if worst is None else (str(worst["from"][0]), str(worst["to"][0])),
-                references={
-                    str(name): (float(loss), float(accuracy))
-                    for name, loss, accuracy in zip(
-                        *(references[key] for key in ("name", "loss", "accuracy")), strict=True
-                    )
-                },
+                references=alone,
             ),
             "Every condition by its test loss and accuracy (bars: 95 % over seeds × examples). Better is up and left; "
-            "ringed conditions are beaten by no other in both. The arrow is the inverted pair in which both differ "
-            "most. The class prior alone and the uniform distribution are off this scale and named in the corner.",
-        )
+            "ringed conditions are beaten by no other in both, by estimates. The long arrow is the inverted pair in "
+            "which both differ most. Far off, where the small arrows point: the class prior alone and the uniform "
+            "distribution.",
+        ),
+        "within_features": lj.Figure(
+            imbalanced.within_sets([deviations(one) for one in FEATURES if one in features]),
+            "The same a set of features at a time: how far each condition is from the set's mean (bars: 95 % over "
+            "seeds × examples, of the difference, in which what all share cancels). A line joins two conditions that "
+            "are inverted, both differences resolved: the one with the better accuracy has the worse loss. Ringed: "
+            "beaten in both by no other of the set, by estimates. Small arrows: how far off the class prior and the "
+            "uniform distribution are.",
+        ),
     }
     if worst is not None:
         figures["taken_apart"] = lj.Figure(

@@ -7,9 +7,10 @@ import json
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -102,7 +103,8 @@ class Diagnose:
     """
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE]")]
-    """before.npz after.npz, or run.npz, or a curve: CSV of Keras, Lightning, TensorBoard or W&B, trainer_state.json."""
+    """before.npz after.npz, or run.npz, or a curve in one file or two: CSV of Keras, Lightning, TensorBoard or W&B,
+    trainer_state.json."""
     groups: Path | None = None
     """An .npy file with the number of training examples of each class, for frequent and rare classes."""
     html: Path | None = None
@@ -147,13 +149,30 @@ def _ended_with_a_code() -> Iterator[None]:
     from lossjax.sweeps.signals import STOPPED
 
     try:
-        yield
+        with _warned_in_a_line():
+            yield
     except KeyboardInterrupt:
         print("\nlossjax: stopped; what is committed is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
     except Exception:
         traceback.print_exc()
         sys.exit(UNEXPECTED)
+
+
+@contextlib.contextmanager
+def _warned_in_a_line() -> Iterator[None]:
+    """lossjax's own warnings read as its other messages do; those of libraries keep their place."""
+    usual = warnings.formatwarning
+
+    def in_a_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: Any = None) -> str:
+        is_own = Path(filename).is_relative_to(Path(__file__).parent)
+        return f"lossjax: {message}\n" if is_own else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = in_a_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @_ended_with_a_code()
@@ -279,7 +298,7 @@ def _publish(experiment: "Experiment", findings: "Findings", root: Path) -> None
             for name, figure in experiment.plot(findings).items():
                 save(figure.figure, root / name)
                 drawn.append((f"{name}.png", figure.caption))
-    report = write_report(experiment.name, experiment.question, findings, drawn, root)
+        report = write_report(experiment.name, experiment.question, findings, drawn, root)
     for verdict in findings.verdicts:
         print(
             f"{verdict.claim} {verdict.outcome}: {verdict.contrast} {estimate_text(verdict.estimate)} ({verdict.where})"
@@ -339,6 +358,12 @@ def _diagnose(options: Diagnose) -> None:
         for written in (options.html, options.json):
             if written is not None and not written.parent.is_dir():
                 raise InputError(f"there is no folder {written.parent} to write {written} in; make it first")
+            if (
+                written is not None
+                and written.exists()
+                and any(file.exists() and file.samefile(written) for file in options.files)
+            ):
+                raise InputError(f"{written} is what is to be read; write the answer to another file")
         if not 0 < options.max_gigabytes < 2**20:
             raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
         found = diagnose(

@@ -67,7 +67,7 @@ class Recorder:
         for name, array in about.items():
             if array.dtype.kind not in "biufU":
                 raise ValueError(f"{name} is {array.dtype}; give numbers or a list of strings")
-        self._num_examples = len(about["labels"])
+        self._num_examples, self._largest_label = len(about["labels"]), int(about["labels"].max())
         self._folder = parts_of(self.path)
         self._folder.mkdir(parents=True, exist_ok=True)
         known = self._folder / "about.npz"
@@ -87,13 +87,22 @@ class Recorder:
 
         Raises ValueError for another shape or dtype than the labels or the evaluations before ask for.
         """
+        if isinstance(logits, tuple | list):
+            raise ValueError(f"logits are a {type(logits).__name__}; give the one array [example, class] in it")
         step, logits = operator.index(step), np.asarray(logits)
+        if self.path.exists():
+            raise ValueError(f"{self.path} is closed; record under another name")
         if not 0 <= step < 10**18:
             raise ValueError(f"step={step} must be a whole number from 0 on; count steps or epochs")
         if logits.ndim != 2 or len(logits) != self._num_examples or logits.dtype.kind != "f":
             raise ValueError(
                 f"logits are {logits.dtype} {logits.shape}; give floats [example, class] with one row for each of the "
                 f"{self._num_examples} labels"
+            )
+        if logits.shape[1] <= self._largest_label or logits.shape[1] < 2:
+            raise ValueError(
+                f"logits are of {logits.shape[1]} classes and labels go up to {self._largest_label}; give a column for "
+                "each class: for one sigmoid output p, numpy.concatenate([1 - p, p], axis=1)"
             )
         if self._like is None:
             self._like = np.empty((0, *logits.shape[1:]), logits.dtype)
@@ -169,6 +178,12 @@ def _write(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
 
 def _whole_numbers(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
+    if labels.ndim == 2 and len(labels):
+        remedy = "labels.argmax(axis=1)" if labels.shape[1] > 1 else "labels[:, 0]"
+        raise ValueError(f"labels are {labels.dtype} {labels.shape}; give one whole number an example: {remedy}")
     if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "iu":
         raise ValueError(f"labels are {labels.dtype} {labels.shape}; give whole numbers [example]: labels.astype(int)")
+    if labels.min() < 0:
+        at = int(labels.argmin())
+        raise ValueError(f"labels has {labels[at]} at example {at}; leave out examples without a class")
     return labels

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -24,6 +25,20 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the p
     # programs as small as the tests' count too: subprocesses then start in a second
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# from the first program on, also where a test names its devices: lossjax sets it when it chooses them
+jax.config.update("jax_compilation_cache_dir", str(Path(os.environ["XDG_CACHE_HOME"]) / "lossjax" / "compiled"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Consecutive tests stay with one worker, which so makes a module's fixtures and programs once; the rest is stolen.
+
+    The default deals tests out singly, and each worker makes everything.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
+
 
 # Annotated shapes are checked at every call of a statistic. Not in findings.py, which is what a report is given: tests
 # of the report give it what is wrong on purpose.

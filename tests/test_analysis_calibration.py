@@ -6,7 +6,7 @@ import pytest
 from scipy import optimize, special
 
 from lossjax.analysis import calibration
-from lossjax.analysis.calibration_error import ece, ece_by_group
+from lossjax.analysis.calibration_error import confidence_error, ece, ece_by_group
 
 
 @pytest.fixture
@@ -155,6 +155,37 @@ def test_expected_calibration_error_by_hand():
     np.testing.assert_allclose(by_mass.estimate.estimate, 0.0, atol=1e-12)
     squared = ece(logits, np.array([0, 1, 0, 0]), bins=10, debias=True)
     np.testing.assert_allclose(squared.estimate.estimate, 0.5 * (0.01 - 0.25) + 0.5 * 0.01)
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_ties_in_bins_of_equal_mass_do_not_depend_on_the_order_of_examples(debias):
+    rng = np.random.default_rng(0)
+    confidence = rng.integers(1, 12, 203) / 12
+    correct = rng.random(203) < 0.8 * confidence
+
+    def mass(order):
+        found = confidence_error(confidence[order], correct[order], scheme="mass", debias=debias)
+        return [found.estimate.estimate, found.estimate.high - found.estimate.low, found.null_mean]
+
+    expected = mass(np.arange(203))
+    for order in (np.argsort(correct), np.argsort(~correct), rng.permutation(203)):
+        moved = mass(order)
+        np.testing.assert_allclose(moved[0], expected[0], atol=1e-12)
+        np.testing.assert_allclose(moved[1:], expected[1:], rtol=0.15, atol=0.003)  # they are drawn
+
+
+@pytest.mark.parametrize("debias", [False, True])
+def test_bins_that_share_one_confidence_are_as_one(debias):
+    """90 of 100 right at a confidence of 0.9, sorted by correctness: no error. 80 of them: the error of the whole."""
+    for right in (90, 80):
+        confidence, correct = np.full(100, 0.9), np.arange(100) < right
+        many, one = (confidence_error(confidence, correct, bins=b, scheme="mass", debias=debias) for b in (15, 1))
+        gap, rate = 0.9 - right / 100, right / 100
+        expected = gap**2 - rate * (1 - rate) / 99 if debias else gap
+        for found in (many, one):
+            np.testing.assert_allclose(found.estimate.estimate, expected, atol=1e-12)
+        np.testing.assert_allclose(many.null_mean, one.null_mean, atol=1e-12)
+        assert many.p_value == one.p_value
 
 
 def test_a_confidence_on_an_edge_belongs_to_the_bin_below():

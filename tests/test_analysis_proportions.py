@@ -55,6 +55,68 @@ def test_bonett_price_covers_where_few_examples_differ():
     assert covered > 0.93
 
 
+def changes(gained, lost, total):
+    return np.repeat([1.0, -1.0, 0.0], [gained, lost, total - gained - lost])
+
+
+@pytest.mark.parametrize(("gained", "lost", "total"), [(0, 0, 60), (3, 1, 100), (20, 5, 300)])
+def test_bonett_price_of_clusters_of_one_is_bonett_price(gained, lost, total):
+    alone = proportions.bonett_price(gained, lost, total)
+    clustered = proportions.clustered_bonett_price(changes(gained, lost, total), np.arange(total))
+    np.testing.assert_allclose([clustered.low, clustered.high], [alone.low, alone.high], rtol=1e-12)
+    # and added to an interval that has the variance alone, whatever that was estimated by
+    change = changes(gained, lost, total)
+    reach = stats.norm.ppf(0.975) * change.std() / math.sqrt(total)
+    plain = Interval(change.mean(), change.mean() - reach, change.mean() + reach)
+    added = proportions.two_examples_added(plain, change)
+    np.testing.assert_allclose([added.low, added.high], [alone.low, alone.high], rtol=1e-12)
+
+
+def test_wilson_of_clusters():
+    hits = np.arange(100) < 97
+    alone = proportions.wilson(97, 100)
+    for clustered in (proportions.clustered_wilson(hits, of) for of in (np.arange(100), 3 * np.arange(100))):
+        np.testing.assert_allclose([clustered.low, clustered.high], [alone.low, alone.high])
+    # where all are right no cluster tells how alike its examples are: 20 of 20, but for Student's quantile
+    for share in (0, 1):
+        few = proportions.clustered_wilson(np.full(100, bool(share)), np.arange(100) // 5)
+        least, most = (proportions.wilson(share * n, n) for n in (17, 20))
+        assert least.low <= few.low <= most.low
+        assert most.high <= few.high <= least.high
+    one = proportions.clustered_wilson(hits, np.r_[np.zeros(80), np.arange(1, 21)])
+    assert one.high - one.low > 0.99
+
+
+def test_clusters_in_which_nothing_changed_are_as_many_examples():
+    """No change tells how alike a cluster's examples are, so 100 in clusters of 5 are 20, with Student's quantile."""
+    alone, widened = proportions.bonett_price(0, 0, 20), stats.t.ppf(0.975, 19) / stats.t.ppf(0.975, 99)
+    clustered = proportions.clustered_bonett_price(np.zeros(100), np.arange(100) // 5)
+    np.testing.assert_allclose([clustered.low, clustered.high], [alone.low * widened, alone.high * widened])
+
+
+def test_repeated_examples_add_nothing_to_a_change_of_accuracy():
+    alone = proportions.bonett_price(8, 3, 200)
+    repeated = proportions.clustered_bonett_price(np.repeat(changes(8, 3, 200), 4), np.repeat(np.arange(200), 4))
+    np.testing.assert_allclose([repeated.low, repeated.high], [alone.low, alone.high], atol=5e-4)
+
+
+def test_one_cluster_with_most_examples_settles_nothing():
+    found = proportions.clustered_bonett_price(changes(5, 0, 200), np.r_[np.zeros(180), np.arange(1, 21)])
+    assert (found.low, found.high) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("clusters", "size", "correlation"), [(50, 10, 0.3), (50, 10, 0.0), (20, 20, 0.3)])
+def test_changes_of_accuracy_in_clusters_are_covered(clusters, size, correlation):
+    """5 % of examples gained and 2 % lost; with probability √ρ an example changes as its cluster does."""
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(400):
+        common, own = (rng.choice([1.0, -1.0, 0.0], (clusters, k), p=[0.05, 0.02, 0.93]) for k in (1, size))
+        change = np.where(rng.random((clusters, size)) < math.sqrt(correlation), common, own).ravel()
+        found = proportions.clustered_bonett_price(change, np.repeat(np.arange(clusters), size))
+        covered += not found.excludes(0.03)
+    assert covered > 0.925 * 400
+
+
 def test_mcnemar_is_the_binomial_tail():
     np.testing.assert_allclose(proportions.mcnemar_p(1, 5), 2 * (1 + 6) / 64)
     assert proportions.mcnemar_p(0, 0) == 1.0

@@ -8,6 +8,7 @@ from scipy import stats
 
 from lossjax.analysis import resampling
 from lossjax.analysis.interval import Interval, Intervals
+from lossjax.analysis.proportions import wilson
 
 
 def test_few_units_are_students_t():
@@ -96,10 +97,19 @@ def test_unequal_clusters_are_a_ratio_of_sums():
     clusters = np.array([0, 0, 0, 1, 1, 2, 3, 3])
     values = np.array([1.0, 2, 3, 2, 2, 9, 0, 1])
     interval = resampling.mean_interval(values, clusters=clusters)
+    df = 8**2 / (9 + 4 + 1 + 4) - 1  # of as many equal clusters as would tell as much
     sums, sizes = np.array([6.0, 4, 9, 1]), np.array([3, 2, 1, 2])
     residuals = sums - sizes * values.mean()
     error = np.sqrt(4 / 3 * (residuals**2).sum()) / 8
-    np.testing.assert_allclose(interval.high - interval.estimate, stats.t.ppf(0.975, 3) * error)
+    np.testing.assert_allclose(interval.high - interval.estimate, stats.t.ppf(0.975, df) * error)
+
+
+def test_one_cluster_with_most_units_settles_nothing():
+    """It is most of the mean that its residual is taken from; 21 clusters are then no sample of 21."""
+    values = np.random.default_rng(16).uniform(size=200)
+    clustered = resampling.mean_interval(values, clusters=np.r_[np.zeros(180), np.arange(1, 21)])
+    alone = resampling.mean_interval(values)
+    assert clustered.high - clustered.low > 10 * (alone.high - alone.low)
 
 
 @pytest.mark.parametrize(("spread", "seed"), [(0.3, 8), (0.0, 22)])  # the second: fewer than m − 1 df
@@ -187,6 +197,28 @@ def test_any_statistic_by_scipys_bootstrap():
 
 def test_constant_values_have_no_width():
     assert resampling.mean_interval(np.full(30, 0.5)) == Interval(0.5, 0.5, 0.5)
+
+
+def test_shares_that_are_all_zero_do_not_show_that_their_mean_is():
+    nothing, everything = (resampling.mean_share_interval(np.full(86, share)) for share in (0.0, 1.0))
+    for ours, expected in ((nothing, wilson(0, 86)), (everything, wilson(86, 86))):
+        np.testing.assert_allclose([ours.low, ours.high], [expected.low, expected.high])
+    # one run with a little: hardly less is unknown
+    almost = resampling.mean_share_interval(np.r_[0.01, np.zeros(85)])
+    assert almost.high == nothing.high
+    # farther from the ends than that, it is the mean of any values
+    values = np.random.default_rng(14).uniform(size=86)
+    assert resampling.mean_share_interval(values, seed=3) == resampling.mean_interval(values, seed=3)
+    with pytest.raises(ValueError, match=r"1\.2"):
+        resampling.mean_share_interval(np.array([0.5, 1.2]))
+
+
+def test_means_of_rare_shares_are_covered():
+    """One run in fifty has a share of 1 and the others 0: the worst of all shares in [0, 1]."""
+    rng = np.random.default_rng(15)
+    draws = 1.0 * (rng.random((100, 60)) < 0.02)
+    assert coverage(lambda i: resampling.mean_share_interval(draws[i], seed=i), 0.02, 100) > 0.92
+    assert coverage(lambda i: resampling.mean_interval(draws[i], seed=i), 0.02, 100) < 0.8
 
 
 @pytest.mark.parametrize("values", [np.array([1.0]), np.array([1.0, np.nan, 2.0]), np.array([1.0, np.inf])])

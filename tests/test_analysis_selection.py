@@ -10,6 +10,7 @@ from hypothesis import strategies
 from scipy import special, stats
 
 from lossjax.analysis import calibration
+from lossjax.analysis.resampling import two_way_interval
 from lossjax.analysis.selection import selection_regret, validation_scores, winner_weights
 
 
@@ -202,6 +203,14 @@ def test_a_winner_of_one_is_any_and_of_all_the_best():
         winner_weights(scores, 8)
 
 
+def test_winners_among_thousands():
+    """Half of 2,000 taken: the best wins with ½, the next with just over ¼; the numbers of cases are beyond floats."""
+    weights = winner_weights(np.arange(2000.0), 1000)
+    np.testing.assert_allclose(weights[:2], [0.5, 0.5 * 1000 / 1999])
+    np.testing.assert_allclose(weights.sum(), 1.0)
+    assert (weights[1001:] == 0).all()
+
+
 def test_coverage_of_the_difference():
     truth, intervals = [], []
     for seed in range(150):
@@ -225,3 +234,35 @@ def test_scores_that_do_not_match_are_refused(change, message):
     given = {"selecting": {"loss": np.zeros((4, 3))}, "judging": {"loss": np.zeros((4, 3))}} | change
     with pytest.raises(ValueError, match=message):
         selection_regret(given["selecting"], given["judging"], oracle=given.get("oracle"))
+
+
+def test_examples_that_searches_share_are_sampled_too():
+    """The judged difference, example by example, has the two-way interval of its table; clusters are averaged first."""
+    rng = np.random.default_rng(3)
+    validation, _, third = searches(60, 6, 3)
+    right = (rng.random((60, 6, 80)) < rng.beta(6, 2, 80)).astype(float)
+    loss = rng.exponential(size=(60, 6, 80))
+    judging = {"loss": loss, "accuracy": right}
+    clusters = np.repeat(np.arange(30), 2)
+    found = selection_regret(validation, judging, oracle=third, clusters=clusters)
+    means = {name: values.mean(axis=2) for name, values in judging.items()}
+    fixed = selection_regret(validation, means, oracle=third, clusters=clusters)
+    for name in ("judged", "difference", "regret", "optimism"):
+        np.testing.assert_allclose(getattr(found, name).estimate, getattr(fixed, name).estimate, atol=1e-12)
+    rows = np.arange(60)
+    by = {"loss": validation["loss"].argmin(axis=1), "accuracy": validation["accuracy"].argmax(axis=1)}
+    table = (right[rows, by["loss"]] - right[rows, by["accuracy"]]).reshape(30, 2, 80).mean(axis=1)
+    expected, ours = two_way_interval(table), found.difference[0, 1, 1]
+    assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high), rel=0.1)
+    assert ours.high - ours.low > 1.1 * (fixed.difference[0, 1, 1].high - fixed.difference[0, 1, 1].low)
+
+
+def test_a_choice_that_broke_is_left_out_of_examples_too():
+    validation = {"loss": np.tile([[0.3, 0.2]], (4, 1))}
+    judging = {"loss": np.random.default_rng(0).exponential(size=(4, 2, 30))}
+    judging["loss"][0, 1, 7] = np.nan
+    found = selection_regret(validation, judging)
+    assert found.nonfinite.tolist() == [0.25]
+    assert found.judged.estimate[0, 0] == pytest.approx(judging["loss"][1:, 1].mean())
+    with pytest.raises(ValueError, match="same examples"):
+        selection_regret(validation, judging | {"accuracy": judging["loss"].mean(axis=2)})

@@ -125,7 +125,8 @@ def test_the_order_of_runs_and_examples_and_the_names_of_classes_do_not_matter(s
         (variance.distribution, permuted.distribution),
         (variance.ratio, permuted.ratio),
     ):
-        np.testing.assert_allclose([one.estimate, one.low, one.high], [other.estimate, other.low, other.high])
+        ours, theirs = ([i.estimate, i.low, i.high] for i in (one, other))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-15)  # a variance of 0 but for rounding
 
 
 def test_runs_that_are_all_alike():
@@ -166,3 +167,13 @@ def test_what_shows_no_difference_between_runs_is_refused():
         seed_variance(np.ones((3, 5), dtype=bool), num_classes=1)
     with pytest.raises(ValueError, match="one class"):
         disagreement(np.zeros((3, 5), dtype=int), np.zeros(4, dtype=int))
+
+
+def test_independent_errors_of_two_classes_vary_as_often_as_runs_disagree():
+    rng = np.random.default_rng(11)
+    correct = rng.random((30, 200)) < rng.beta(4, 1, 200)
+    found = seed_variance(correct)
+    pairs = disagreement(correct.astype(np.int64), np.ones(200, dtype=np.int64))
+    expected = pairs.disagreement.estimate / pairs.error.estimate
+    assert found.independent_ratio.estimate == pytest.approx(expected)
+    assert found.independent_ratio.low < expected < found.independent_ratio.high

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lossjax.analysis.baselines import class_prior, uniform
+from lossjax.analysis.calibration import fit_temperature
 
 
 def test_the_class_prior_is_scikit_learns_dummy_classifier() -> None:
@@ -19,6 +20,8 @@ def test_the_class_prior_is_scikit_learns_dummy_classifier() -> None:
     np.testing.assert_allclose(found.accuracy, model.score(inputs, labels))
     balanced = metrics.balanced_accuracy_score(labels, model.predict(inputs))
     np.testing.assert_allclose(found.balanced_accuracy, balanced)
+    fit = fit_temperature(np.log(model.predict_proba(inputs)), labels, np.arange(300) % 2, 2)
+    np.testing.assert_allclose(found.refinement, fit.in_sample.mean(), atol=1e-7)
 
 
 def test_a_class_never_trained_on_counts_once() -> None:
@@ -31,6 +34,6 @@ def test_a_class_never_trained_on_counts_once() -> None:
 
 
 def test_uniform_is_chance() -> None:
-    np.testing.assert_allclose(uniform(4), (np.log(4), 1 / 4, 1 / 4))
+    np.testing.assert_allclose(uniform(4), (np.log(4), 1 / 4, 1 / 4, np.log(4)))
     with pytest.raises(ValueError, match="at least 1"):
         uniform(0)

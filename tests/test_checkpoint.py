@@ -1,9 +1,12 @@
 """Checkpoints: restored bit for bit or passed over loudly, whatever was flipped, cut or killed."""
 
+import errno
+import os
 import random
 import subprocess
 import sys
 import time
+import types
 import warnings
 
 import numpy as np
@@ -176,6 +179,28 @@ def test_an_unfinished_save_is_ignored_and_removed(tmp_path):
     assert checkpoint.restore(tmp_path)[0] == 10
     checkpoint.save(tmp_path, 20, make_arrays(20))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000", "00000001"]
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 3, make_arrays())
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2**17))
+    with pytest.raises(OSError, match=rf"{tmp_path} .*No space left on device: 0\.1 MiB are free and it takes 0\.3"):
+        checkpoint.save(tmp_path, 4, make_arrays())
+    assert [path.name for path in tmp_path.iterdir()] == ["00000000"]
+    assert checkpoint.restore(tmp_path)[0] == 3
+
+
+def test_what_orbax_logs_of_a_write_that_fails_is_not_printed_beside_the_error(tmp_path, caplog, monkeypatch):
+    """A write that fails in one of Orbax's threads, as where a quota ends."""
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("orbax.checkpoint._src.metadata.checkpoint._MetadataStoreImpl.write", full)
+    with pytest.raises(OSError, match=rf"{tmp_path} could not be written \(.*No space left"):
+        checkpoint.save(tmp_path, 3, make_arrays())
+    assert not caplog.records
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_leaves_that_would_be_changed_are_refused_and_the_last_checkpoint_stays(tmp_path):

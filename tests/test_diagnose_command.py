@@ -92,6 +92,7 @@ def test_the_same_command_gives_the_same_bytes(command, files):
         (["before.npz", "after.npz", "--level", "2"], "level=2.0"),
         (["before.npz", "after.npz", "--flat-loss", "nan"], "flat_loss=nan"),
         (["before.npz", "after.npz", "--html", "no/such/folder.html"], "no/such/folder.html"),
+        (["before.npz", "after.npz", "--json", "./after.npz"], "after.npz is what is to be read"),
         (["before.npz", "log.csv"], "there is no file log.csv"),
         (["counts.npy"], "is no readable .npz file"),
     ],

@@ -202,7 +202,70 @@ def test_clusters_are_resampled_whole():
     assert width["naive"] < 0.6 * width["whole"]
     assert "clusters resampled whole" in whole.scope
     assert whole.settling.num_clusters == 400
-    assert whole.before.calibration is None
+    # what the temperature takes away has an interval over clusters too
+    assert whole.after.calibration.estimate == pytest.approx(naive.after.calibration.estimate, rel=0.02)
+    assert whole.after.calibration.low < alone.after.calibration.estimate < whole.after.calibration.high
+    assert whole.next_steps[0].action.startswith("Divide the logits of the later model by")
+
+
+def forgotten_class(num_examples=3000, seed=0):
+    """Two classes told apart and a third that is right in a tenth of all cases, and never the most probable: (before,
+    after, labels), where the later model gives the third a probability of 1 in 1,000."""
+    rng = np.random.default_rng(seed)
+    sign = rng.normal(size=num_examples)
+    before = np.stack([2 * sign, -2 * sign, np.zeros(num_examples)], axis=1)
+    before[:, 2] = np.logaddexp(before[:, 0], before[:, 1]) + np.log(0.1 / 0.9)
+    labels = (before + rng.gumbel(size=before.shape)).argmax(axis=1)
+    after = before.copy()
+    after[:, 2] += np.log(0.01)
+    return before, after, labels
+
+
+def test_a_bias_for_each_class_repairs_what_a_temperature_does_not():
+    before, after, labels = forgotten_class()
+    found = lj.diagnose(before, after, labels)
+    assert found.regime_detail == "K0"
+    bias = found.repairs[0]
+    assert bias.kind == "bias"
+    assert abs(bias.left.estimate) < 0.005
+    assert bias.contrast.low > 0
+    # what it takes from the later model is the divergence of the truth from it
+    p, q = np.array([0.9, 0.1]), np.array([0.9, 0.001]) / 0.901
+    assert bias.gain.low < np.sum(p * np.log(p / q)) < bias.gain.high
+    assert "A bias for each class, fitted with the temperature, makes up for it" in found.verdict
+    assert any(step.action.startswith("Fit a bias for each class") for step in found.next_steps)
+    assert {"kind", "left", "contrast", "gain"} == set(json.loads(found.to_json())["repairs"][0])
+
+
+def test_what_no_scale_and_bias_repairs_is_said_to_be_so():
+    truth, labels = teacher(3000)
+    rng = np.random.default_rng(0)
+    other = rng.permuted(truth, axis=1)
+    top = truth.argmax(axis=1)  # the most probable class stays, the others change places
+    best, at = other.argmax(axis=1), np.arange(3000)
+    other[at, best], other[at, top] = other[at, top], other[at, best]
+    found = lj.diagnose(truth, other, labels)
+    assert found.regime_detail == "K0"
+    assert all(repair.contrast.high < 0 for repair in found.repairs)
+    assert "Nor does a scale and a bias for each class repair it." in found.verdict
+    assert any(step.action.startswith("Look for what the later model has unlearned") for step in found.next_steps)
+
+
+def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
+    before, after, labels = forgotten_class(600)
+    found = lj.diagnose(before, after, labels, clusters=np.arange(600) // 2)
+    assert found.regime == "K"
+    assert found.repairs[0].contrast.low > 0
+    found = lj.diagnose(np.stack([before] * 3), np.stack([0.98 * after, after]), labels)
+    assert found.regime == "K"
+    assert abs(found.repairs[0].left.estimate) < 0.02
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 100})
+    found = lj.diagnose(before, after, labels)
+    assert [repair.kind for repair in found.repairs] == ["bias"]
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 100, "vector": 100})
+    found = lj.diagnose(before, after, labels)
+    assert found.repairs == ()
+    assert any("were not tried here" in step.because for step in found.next_steps)
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -261,6 +324,18 @@ def test_seeds_of_a_run():
     assert found.examples[0].predicted_after is None
     assert found.delta_loss.low > 0
     assert found.temperature["checkpoint 2"] == pytest.approx(3, rel=0.15)
+    assert found.after.accuracy.high <= 1
+
+
+def test_accuracies_of_few_seeds_stay_between_0_and_1():
+    labels = np.arange(60) % 2
+    right, wrong = 4.0 * np.eye(2)[labels], 4.0 * np.eye(2)[1 - labels]
+    found = lj.diagnose(np.stack([right, wrong]), np.stack([right, right]), labels, train_counts=[3, 2])
+    for value in (found.before.accuracy, *(choice.value for choice in found.choices[2:])):
+        assert 0 <= value.low <= value.high <= 1
+    for change in (found.delta_accuracy, *(regret for c in found.choices[2:] for regret in c.regret.values())):
+        assert -1 <= change.low <= change.high <= 1
+    assert found.delta_accuracy.estimate == 0.5
 
 
 def test_seeds_of_two_recipes():

@@ -1,6 +1,8 @@
 """Curves as Keras, Lightning, Hugging Face, TensorBoard and Weights & Biases write them, and what a curve can tell."""
 
+import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,30 +17,11 @@ ACCURACY = [0.6, 0.75, 0.8, 0.82, 0.83]
 KERAS = "epoch,accuracy,learning_rate,loss,val_accuracy,val_loss\n" + "".join(
     f"{i},0.{i + 5},0.01,{1 - i / 10},{a},{loss}\n" for i, (loss, a) in enumerate(zip(LOSS, ACCURACY, strict=True))
 )
-# rows of training and of validation, each with the other's cells empty; steps repeat
-LIGHTNING = "epoch,step,train_loss_epoch,train_loss_step,val_acc,val_loss\n" + "".join(
-    f"{i},{10 * i + 9},,{1 - i / 10},,\n{i},{10 * i + 9},,,{a},{loss}\n{i},{10 * i + 9},{1 - i / 10},,,\n"
-    for i, (loss, a) in enumerate(zip(LOSS, ACCURACY, strict=True))
-)
-HUGGING_FACE = json.dumps(
-    {
-        "best_metric": None,
-        "epoch": 5.0,
-        "log_history": [
-            entry
-            for i, (loss, a) in enumerate(zip(LOSS, ACCURACY, strict=True))
-            for entry in (
-                {"epoch": i + 1.0, "grad_norm": 1.2, "learning_rate": 5e-5, "loss": 1 - i / 10, "step": 10 * i},
-                {"epoch": i + 1.0, "eval_accuracy": a, "eval_loss": loss, "eval_runtime": 0.2, "step": 10 * i},
-            )
-        ]
-        + [{"epoch": 5.0, "step": 40, "train_loss": 0.5, "train_runtime": 9.0}],
-    }
-)
-WANDB = '"Step","sun-1 - val_loss","sun-1 - val_loss__MIN","sun-1 - val_loss__MAX","sun-1 - val_acc"\n'
-WANDB += "".join(
-    f'"{10 * i}","{loss}","{loss}","{loss}","{a}"\n' for i, (loss, a) in enumerate(zip(LOSS, ACCURACY, strict=True))
-)
+# Files that the tools themselves wrote, of small trainings: Keras' and Lightning's CSVLogger, Hugging Face's
+# Trainer.save_state, and what TensorBoard's server answers to its download links. Of Weights & Biases a run's history,
+# read from its offline run; and, from the same records, its charts' export in the form of public ones.
+WRITTEN = Path(__file__).parent / "curves"
+TENSORBOARD = [WRITTEN / f"run-light_v-tag-val_{metric}.json" for metric in ("loss", "acc")]
 
 
 def write(folder, name, text):
@@ -46,22 +29,76 @@ def write(folder, name, text):
     return folder / name
 
 
+def test_what_keras_writes():
+    with open(WRITTEN / "keras.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    curve = read_curve([WRITTEN / "keras.csv"])
+    assert (curve.time_name, curve.split) == ("epoch", "held-out")
+    np.testing.assert_array_equal(curve.times, np.arange(20))
+    np.testing.assert_array_equal(curve.loss, [float(row["val_loss"]) for row in rows])
+    np.testing.assert_array_equal(curve.accuracy, [float(row["val_accuracy"]) for row in rows])
+    np.testing.assert_array_equal(curve.train_loss, [float(row["loss"]) for row in rows])
+
+
+def test_what_hugging_face_writes():
+    log = json.loads((WRITTEN / "trainer_state.json").read_text())["log_history"]
+    evaluations = [entry for entry in log if "eval_loss" in entry]
+    curve = read_curve([WRITTEN / "trainer_state.json"])
+    assert (curve.time_name, curve.split) == ("step", "held-out")
+    np.testing.assert_array_equal(curve.times, [entry["step"] for entry in evaluations])
+    np.testing.assert_array_equal(curve.loss, [entry["eval_loss"] for entry in evaluations])
+    np.testing.assert_array_equal(curve.accuracy, [entry["eval_accuracy"] for entry in evaluations])
+    # its training loss is logged every ten steps; the mean of the whole training, at the end, is none of these
+    logged = {entry["step"]: entry["loss"] for entry in log if "loss" in entry}
+    expected = [[loss for step, loss in logged.items() if step <= time][-1] for time in curve.times]
+    np.testing.assert_array_equal(curve.train_loss, expected)
+
+
 @pytest.mark.parametrize(
-    ("name", "text", "time_name", "times"),
+    "names",
     [
-        ("log.csv", KERAS, "epoch", [0, 1, 2, 3, 4]),
-        ("metrics.csv", LIGHTNING, "step", [9, 19, 29, 39, 49]),
-        ("trainer_state.json", HUGGING_FACE, "step", [0, 10, 20, 30, 40]),
-        ("wandb_export.csv", WANDB, "step", [0, 10, 20, 30, 40]),
+        ["lightning.csv"],
+        ["run-light_v-tag-val_loss.csv", "run-light_v-tag-val_acc.csv"],
+        ["run-light_v-tag-val_loss.json", "run-light_v-tag-val_acc.json"],
+        ["wandb_history.csv"],
+        ["wandb_export_loss.csv", "wandb_export_acc.csv"],
     ],
 )
-def test_what_each_tool_writes(tmp_path, name, text, time_name, times):
-    curve = read_curve([write(tmp_path, name, text)])
-    assert curve.time_name == time_name
-    assert curve.split == "held-out"
-    np.testing.assert_array_equal(curve.times, times)
-    np.testing.assert_array_equal(curve.loss, LOSS)
-    np.testing.assert_array_equal(curve.accuracy, ACCURACY)
+def test_one_training_of_lightning_as_four_loggers_tell_it(names):
+    """The numbers are those of TensorBoard's JSON, whichever file they are read from."""
+    loss, accuracy = (np.array(json.loads(path.read_text())) for path in TENSORBOARD)
+    curve = read_curve([WRITTEN / name for name in names])
+    assert (curve.time_name, curve.split) == ("step", "held-out")
+    np.testing.assert_array_equal(curve.times, loss[:, 1])
+    np.testing.assert_array_equal(curve.loss, loss[:, 2])
+    np.testing.assert_array_equal(curve.accuracy, accuracy[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("run-validation-tag-epoch_loss", "held-out"),  # Keras' callback
+        ("run-train-tag-epoch_loss", "training"),
+        ("run-test_run-tag-train_loss", "training"),  # the metric's own word, not the run's
+        ("run-.-tag-eval_loss (1)", "held-out"),  # a browser's second download
+    ],
+)
+def test_the_split_in_names_of_tensorboards_files(tmp_path, name, split):
+    loss, accuracy = (
+        write(tmp_path, f"{stem}.csv", "Wall time,Step,Value\n1.5,0,0.5\n2.5,1,0.25\n")
+        for stem in (name, name.replace("loss", "accuracy"))
+    )
+    assert read_curve([loss, accuracy]).split == split
+
+
+def test_two_runs_in_one_export_are_asked_about(tmp_path):
+    text = '"Step","a-1 - val_loss","a-1 - val_acc","b-2 - val_loss","b-2 - val_acc"\n'
+    text += '"0","1","0.5","2","0.4"\n"1","0.9","0.5","2","0.4"\n'
+    path = write(tmp_path, "wandb_export.csv", text)
+    with pytest.raises(InputError, match=r"a-1 - val_loss, b-2 - val_loss may each be the loss; say which with --loss"):
+        read_curve([path])
+    found = read_curve([path], loss="b-2 - val_loss", accuracy="b-2 - val_acc")
+    np.testing.assert_array_equal(found.loss, [2, 2])
 
 
 def test_two_tensorboard_files_are_joined(tmp_path):
@@ -126,12 +163,26 @@ def test_losses_that_are_not_finite_are_left_out_and_said(tmp_path):
         ("a.json", "[" * 100_000, "no readable JSON"),
         ("a.json", "{}", "no log_history"),
         ("a.json", '{"log_history": [1, 2]}', "no log_history"),
+        ("a.json", "[[1, 2, 3], [1, 2]]", "no log_history"),
         ("a.json", '{"log_history": [{"step": 1e999, "eval_loss": 1}]}', "no accuracy"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, name, text, message):
     with pytest.raises(InputError, match=message) as error:
         read_curve([write(tmp_path, name, text)])
+    assert str(error.value).isprintable()
+
+
+def test_a_table_is_bounded_in_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr("lossjax.diagnosis.curves.MAX_CELLS", 8)
+    with pytest.raises(InputError, match="more than 8 cells"):
+        read_curve([write(tmp_path, "a.csv", "epoch,val_loss,val_accuracy\n" + "1,2,0.5\n" * 2)])
+
+
+def test_a_files_name_is_no_command_to_the_terminal(tmp_path):
+    path = write(tmp_path, "a\x1b[2Jb.csv", "epoch\n")
+    with pytest.raises(InputError, match="has 1 lines") as error:
+        read_curve([path])
     assert str(error.value).isprintable()
 
 
@@ -168,3 +219,17 @@ def test_a_loss_that_still_falls(tmp_path):
     assert found.regime == "P"
     assert found.before.name == "epoch 3"
     assert any(step.action == "Train longer." for step in found.next_steps)
+
+
+def test_over_fitting_is_told_by_a_training_loss_that_falls(tmp_path):
+    """Both of the held-out examples get worse; what the training loss does says why."""
+    text = "epoch,loss,val_loss,val_accuracy\n0,1,0.5,0.8\n1,0.8,0.4,0.9\n2,{},0.6,0.7\n"
+    found = diagnose(write(tmp_path, "log.csv", text.format(0.3)))
+    assert found.regime == "W"
+    assert "the training loss fell by 0.5 nats: the model over-fits." in found.verdict
+    found = diagnose(write(tmp_path, "log.csv", text.format(0.9)))
+    assert "no over-fitting" in found.verdict
+    text = "epoch,val_loss,val_accuracy\n0,0.5,0.8\n1,0.4,0.9\n2,0.6,0.7\n"
+    assert "which would tell, is not in the file" in diagnose(write(tmp_path, "log.csv", text)).verdict
+    text = "epoch,loss,accuracy\n0,0.5,0.8\n1,0.4,0.9\n2,0.6,0.7\n"
+    assert "on the training examples themselves" in diagnose(write(tmp_path, "log.csv", text)).verdict

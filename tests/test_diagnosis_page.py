@@ -215,6 +215,8 @@ def test_it_fits_a_phone(browser, page):
         browser.value("Math.min(...[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width))")
         > 280
     )
+    numbers = "document.querySelector('#numbers + .scroll')"  # before, after and change are seen without scrolling
+    assert browser.value(f"{numbers}.scrollWidth - {numbers}.clientWidth") <= 0
     sizes = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
     assert browser.value(f"Math.min(...{sizes}.filter(h => h > 0))") >= 8
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from scipy import special
 
-from lossjax.diagnosis.reading import NAME_LENGTH, Arrays, InputError, read_files, shown, subject
+from lossjax.diagnosis.reading import NAME_LENGTH, Arrays, InputError, shown
+from lossjax.diagnosis.subject import read_files, subject
 
 NUM_EXAMPLES, NUM_CLASSES = 12, 3
 RNG = np.random.default_rng(0)
@@ -63,6 +64,14 @@ def test_seeds(save):
     assert not read_files(pair).same_seeds
     pair = [save("a.npz", logits=LOGITS[:3], seeds=np.arange(3)), save("b.npz", logits=LOGITS[1:], seeds=np.arange(3))]
     assert read_files(pair).same_seeds
+
+
+def test_recordings_of_one_evaluation_each_are_two_models(save):
+    first, second = (save(f"{i}.npz", logits=LOGITS[i : i + 1], steps=np.array([i])) for i in range(2))
+    found = read_files([first, second])
+    assert found.num_seeds is None
+    assert found.names == ("before", "after")
+    np.testing.assert_array_equal(found.logits[1], LOGITS[1])
 
 
 def test_one_seed_is_no_population(save):
@@ -149,8 +158,8 @@ def changed(array, index, value):
         ),
         ({"logits": changed(LOGITS[0], (3, slice(None)), np.inf)}, "3 of 36 logits are not finite, the first inf at"),
         ({"logits": changed(LOGITS[0], (0, 0), 1e200)}, "logit of size 1e\\+200"),
-        ({"logits": LOGITS[0][:, :1]}, "one class; two are needed.*numpy.stack"),
-        ({"logits": LOGITS[0][:, 0]}, "one class; two are needed"),
+        ({"logits": LOGITS[0][:, :1]}, r"one class; two are needed.*numpy.concatenate\(\[1 - p, p\]"),
+        ({"logits": LOGITS[0][:, 0]}, r"one class; two are needed.*numpy.stack\(\[1 - p, p\]"),
         ({"logits": LOGITS[0][:1], "labels": LABELS[:1]}, "1 example; a temperature is fitted over 5"),
         ({"logits": LOGITS[0][:0], "labels": LABELS[:0]}, "is empty"),
         ({"logits": np.zeros((2, 2, 2, 9, 3))}, "has shape .*save \\[example, class\\]"),
@@ -304,7 +313,8 @@ def test_reading_a_hostile_directory_is_bounded_in_memory(tmp_path):
         file.write(data[end:])
     code = f"""
 import resource
-from lossjax.diagnosis.reading import InputError, read_files
+from lossjax.diagnosis.reading import InputError
+from lossjax.diagnosis.subject import read_files
 resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 try:
     read_files([{str(path)!r}], max_bytes=2**33)

@@ -1,5 +1,7 @@
 """Experiments on thousands of classes: their analyses on histories whose answer is known; nothing is trained."""
 
+import dataclasses
+import itertools
 import sys
 from pathlib import Path
 
@@ -108,7 +110,7 @@ def test_without_an_inverted_pair_it_is_said_so():
     findings = table.conclude(conditions(levels), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
     assert findings.tables["pairs"]["from"].size == 0
     assert findings.verdicts[2].outcome == "unresolved"
-    assert set(EXPERIMENTS["conditions_table"].plot(findings)) == {"loss_against_accuracy"}
+    assert set(EXPERIMENTS["conditions_table"].plot(findings)) == {"loss_against_accuracy", "within_features"}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,44 @@ def test_without_an_inverted_pair_it_is_said_so():
 )
 def test_how_often_is_often(low, high, outcome):
     assert table.how_often(lj.Interval((low + high) / 2, low, high), 8) == outcome
+
+
+def test_conditions_are_compared_with_their_set():
+    """What the conditions of a set share cancels; the Pareto set of a set knows the others only by what they beat."""
+    both = LEVELS | {"A-16, dropout": (0.6, 0.5, 0.4, 3.0), "A-32, base": (0.4, 0.5, 0.4, 3.0)}
+    found = table.condition_table(conditions(both))
+    rows = {name: at for at, name in enumerate(found["condition"].tolist())}
+    mine = [rows[name] for name in ("A-16, base", "A-16, dropout", "A-32, base")]
+    for key in ("loss", "accuracy"):
+        expected = found[key][mine] - found[key][mine].mean()
+        np.testing.assert_allclose(found[f"{key}_deviation"][mine], expected, atol=1e-12)
+    widths = [found[f"accuracy{kind}_high"] - found[f"accuracy{kind}_low"] for kind in ("", "_deviation")]
+    assert (widths[1][mine] < widths[0][mine]).all()
+    assert found["pareto_of_set"][mine].tolist() == [True, True, False]
+    assert found["pareto_of_set"][rows["C-16, base"]]
+    assert not found["pareto"][rows["C-16, base"]]
+
+
+def test_how_often_two_runs_disagree_by_counting():
+    found = conditions(LEVELS)
+    found.loss[1, 2] = np.nan
+    share = {"same": [0, 0], "each": [0, 0]}
+    runs = [(at, seed) for at in range(3) for seed in range(NUM_SEEDS) if np.isfinite(found.loss[at, seed])]
+    for first, second in itertools.combinations(runs, 2):
+        kind = "same" if first[0] == second[0] else "each" if first[1] == second[1] else None
+        if kind is None:
+            continue
+        (loss, accuracy), (other_loss, other_accuracy) = (
+            (found.loss[one], found.accuracy[one]) for one in (first, second)
+        )
+        share[kind][0] += (loss < other_loss and accuracy < other_accuracy) or (
+            loss > other_loss and accuracy > other_accuracy
+        )
+        share[kind][1] += 1
+    same, each = table.same_condition(found), table.one_run_each(found)
+    assert same.estimate == pytest.approx(share["same"][0] / share["same"][1])
+    assert each.estimate == pytest.approx(share["each"][0] / share["each"][1])
+    assert 0 <= each.low < each.estimate < each.high <= 1
 
 
 def test_settings_are_told_by_what_they_change():
@@ -156,7 +196,7 @@ def test_figures_of_conditions_need_the_tables_alone(tmp_path):
     findings = table.conclude(conditions(LEVELS), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
     write_findings(findings, tmp_path)
     figures = EXPERIMENTS["conditions_table"].plot(read_findings(tmp_path))
-    assert set(figures) == {"loss_against_accuracy", "taken_apart"}
+    assert set(figures) == {"loss_against_accuracy", "within_features", "taken_apart"}
 
 
 # imbalance ------------------------------------------------------------------------------------------------------------
@@ -177,6 +217,7 @@ def grouped(tail_delay=2.0, late_fall=(0.0, 0.0, 0.3), members=8, missing=0):
         "group_accuracy": group_accuracy,
         "loss": group_loss @ shares,
         "accuracy": group_accuracy @ shares,
+        "group_share": np.broadcast_to(shares, group_loss.shape).copy(),
     }
     for one in values.values():
         one[members:] = np.nan
@@ -200,7 +241,7 @@ def test_crossing_is_linear_between_evaluations():
 
 def test_shares_and_half_times_of_groups():
     runs = imbalance.summarise(grouped())
-    np.testing.assert_allclose(runs.shares, [[0.5, 0.3, 0.2]] * 8, atol=1e-4)
+    np.testing.assert_allclose(runs.shares, [[0.5, 0.3, 0.2]] * 8)
     # reached between evaluations at 0.4 of the way up
     half = runs.half_time()
     np.testing.assert_allclose(half[:, 2] - half[:, 0], 2.0, atol=1e-5)
@@ -243,6 +284,7 @@ def bought(gain_of_head):
         "group_accuracy": accuracy,
         "loss": group_loss @ shares,
         "accuracy": accuracy @ shares,
+        "group_share": np.broadcast_to(shares, accuracy.shape),
     }
     return lj.History(
         metrics={f"test_{name}": one.astype(np.float32) for name, one in values.items()},
@@ -259,6 +301,49 @@ def test_who_gains_where_loss_and_accuracy_are_inverted(gain_of_head):
     interval, pairs = imbalance.head_share(bought(gain_of_head))
     assert pairs == 1
     assert interval.estimate == pytest.approx(gain_of_head / 0.1 - 0.5, abs=0.02)
+
+
+def test_a_seed_that_gains_next_to_nothing_does_not_upset_the_share():
+    """Its own ratio would be far off; the ratio of sums takes it for what it is."""
+    history = bought(0.1)
+    hardly = history.seeds["init"] == 3
+    metrics = {name: array.copy() for name, array in history.metrics.items()}
+    for name in ("accuracy", "group_accuracy"):
+        rows = metrics[f"test_{name}"]
+        rows[np.flatnonzero(hardly)[1]] = rows[np.flatnonzero(hardly)[0]]
+    metrics["test_accuracy"][np.flatnonzero(hardly)[1], -1] += 1e-4
+    metrics["test_group_accuracy"][np.flatnonzero(hardly)[1], -1] += [-0.004, 0.0, 0.011]
+    interval, pairs = imbalance.head_share(dataclasses.replace(history, metrics=metrics))
+    assert pairs == 1
+    assert interval.estimate == pytest.approx(1 - 0.5, abs=0.05)
+    assert interval.high - interval.low < 0.2
+
+
+def test_remedies_are_compared_seed_by_seed():
+    """What all runs of a seed share cancels; a seed that is not finite in one of both is left out."""
+    shared = np.random.default_rng(0).normal(0.5, 0.1, 4)
+
+    def runs(change, broken=()):
+        values = {metric: np.stack([0 * shared, shared + change], axis=1) for metric in imbalance.MEASURES.values()}
+        names = [f"{kind}{metric}" for kind in ("test_", "test_adjusted_") for metric in values]
+        return lj.History(
+            metrics={name: values[name.split("_", 2 if "adjusted" in name else 1)[-1]] for name in names},
+            steps=np.arange(2),
+            seeds={"init": np.arange(4, dtype=np.uint32)},
+            hyperparams={"class_balance": np.full(4, change, np.float32)},
+            nonfinite_step=np.where(np.isin(np.arange(4), broken), 1, -1),
+        )
+
+    histories = {"places": runs(0.0)} | {f"places-{kind}": runs(0.5, broken=(2,)) for kind in ("sampled", "adjusted")}
+    name, (cell, _) = "logits adjusted in the loss", imbalance.REMEDIES["logits adjusted in the loss"]
+    assert cell == "places-adjusted"
+    remedies = {one: imbalance.REMEDIES[one] for one in ("cross-entropy", name)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imbalance, "REMEDIES", remedies)
+        changes = imbalance.remedy_changes(histories)
+        table = imbalance.remedy_table(histories)
+    np.testing.assert_allclose(changes[f"place names, {name} minus cross-entropy: balanced accuracy"], [0.5] * 3)
+    assert table["seeds"].tolist() == [4, 3]
 
 
 # architectures --------------------------------------------------------------------------------------------------------
@@ -333,3 +418,16 @@ def test_without_the_premise_the_end_is_judged_and_it_is_said():
     for verdict in architectures.verdicts("words", found):
         assert "at no epoch ahead" in verdict.note
         assert verdict.outcome == "unresolved"
+
+
+def test_often_seen_classes_are_told_beside_the_whole():
+    runs = {f"places-{name}": architectures.tuned(runs_of(CONV)) for name in ("lstm", "conv")}
+    runs["places-transformer"] = architectures.tuned(runs_of(TRANSFORMER))
+    found = architectures.replaced(runs["places-conv"], runs["places-transformer"])
+    often = np.arange(400) < 100  # all of them right in both
+    numbers = architectures.numbers("places", runs, found, often)
+    (change,) = [key for key in numbers if "accuracy, transformer minus convolution, test examples" in key]
+    assert numbers[change].estimate == 0
+    whole = "place names, convolution at its own best (epoch 2): accuracy"
+    assert numbers[whole].estimate == pytest.approx(0.4, abs=0.01)
+    assert numbers[f"{whole}, test examples whose class was seen at least 5 times"].estimate == 1

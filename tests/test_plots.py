@@ -134,7 +134,7 @@ def test_onset_curves_are_steps_and_name_the_censored_share():
     line = figure.axes[0].get_lines()[0]
     assert line.get_drawstyle() == "steps-post"
     np.testing.assert_array_equal(line.get_ydata(), group.share)
-    assert figure.axes[0].get_ylim() == (0, 0.7)  # to the tenth above the band
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 0.7))  # to the tenth above the band
     assert texts(figure) == ["W1\nnone by the end: 30 %\nnon-finite first: 10 %", "W2\nnone by the end: 100 %"]
     boxes_apart(figure)
 
@@ -179,6 +179,22 @@ def test_regime_shares_are_stacked_in_fixed_colours():
         "O  over-confident",
         "N  loss flat or undecided",
     ]
+
+
+def test_what_shares_are_of_is_named_and_notes_stand_beside():
+    figure = plots.regime_shares(
+        ["a", "b"], {"P": np.ones(2)}, x_label="share of windows", notes=["↓ 40 % [35, 46]", "↓ 0 % [0, 5]"]
+    )
+    assert figure.axes[0].get_xlabel() == "share of windows"
+    assert {"↓ 40 % [35, 46]", "↓ 0 % [0, 5]"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(("t_loss", "t_accuracy"), [(3.0, 5.0), (5.0, 3.0)])
+def test_times_are_named_on_their_outer_sides(t_loss, t_accuracy):
+    figure = plots.loss_and_accuracy([panel(t_loss=t_loss, t_accuracy=t_accuracy)])
+    sides = {text.get_text(): text.get_ha() for ax in figure.axes for text in ax.texts if text.get_text()[:2] == "$t"}
+    expected = ("right", "left") if t_loss < t_accuracy else ("left", "right")
+    assert (sides["$t_L$"], sides["$t_A$"]) == expected
 
 
 def test_regime_shares_that_do_not_add_up_are_refused():

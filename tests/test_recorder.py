@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lossjax
-from lossjax.diagnosis.reading import read_files
+from lossjax.diagnosis.subject import read_files
 from lossjax.npz import read_npz
 from lossjax.recorder import Recorder
 
@@ -112,6 +112,9 @@ for step in range(start, 10**6):
         (lambda r: r.append(-1, np.zeros((6, 3))), "step=-1"),
         (lambda r: (r.append(1, logits_of(1)), r.append(2, np.zeros((6, 4), np.float32))), "same kind every time"),
         (lambda r: (r.append(1, logits_of(1)), r.append(2, np.zeros((6, 3)))), "same kind every time"),
+        (lambda r: r.append(1, (logits_of(1), None)), "are a tuple; give the one array"),
+        (lambda r: r.append(1, logits_of(1)[:, :2]), "of 2 classes and labels go up to 2"),
+        (lambda r: (r.append(1, logits_of(1)), r.close(), r.append(2, logits_of(2))), "is closed"),
         (lambda r: r.close(), "nothing was recorded"),
     ],
 )
@@ -123,6 +126,11 @@ def test_what_does_not_fit_is_refused(tmp_path, call, message):
 def test_wrong_labels_names_and_files(tmp_path):
     with pytest.raises(ValueError, match="whole numbers"):
         Recorder(tmp_path / "run.npz", LABELS.astype(float))
+    for labels, remedy in ((LABELS[:, None], r"labels\[:, 0\]"), (np.eye(3)[LABELS], r"labels.argmax\(axis=1\)")):
+        with pytest.raises(ValueError, match=remedy):
+            Recorder(tmp_path / "run.npz", labels)
+    with pytest.raises(ValueError, match="-100 at example 2; leave out"):
+        Recorder(tmp_path / "run.npz", np.array([0, 1, -100]))
     with pytest.raises(ValueError, match=r"does not end in \.npz"):
         Recorder(tmp_path / "run", LABELS)
     Recorder(tmp_path / "run.npz", LABELS).append(1, logits_of(1))

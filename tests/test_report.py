@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import subprocess
@@ -36,7 +37,9 @@ def example_findings():
     return Findings(
         verdicts=(
             verdict(),
-            verdict("C10", "unresolved", estimate=Interval(0.2, NAN, NAN), note="a single checkpoint"),
+            verdict(
+                "C10", "unresolved", estimate=Interval(0.2, NAN, NAN), note="a single checkpoint", units="20 draws"
+            ),
         ),
         numbers={"final loss": Interval(0.1 + 0.2, 0.25, math.inf, 0.9), "Bayes loss": Interval(0.5, NAN, NAN)},
         tables={
@@ -196,7 +199,8 @@ def test_report_shows_every_number_with_its_interval_or_the_reason_why_not(tmp_p
     assert lines[:3] == ["# lstm_examples", "", "Do they part?"]
     row = next(line for line in lines if line.startswith("| C1 "))
     assert "| 0.610 [0.580, 0.640] | 1000 | seeds×examples; one data set | **supported** |" in row
-    assert "0.200 (no interval: a single checkpoint)" in next(line for line in lines if line.startswith("| C10 "))
+    row = next(line for line in lines if line.startswith("| C10 "))
+    assert "| 0.200 (no interval: a single checkpoint) | 1000 (interval over 20 draws) |" in row
     assert "| Bayes loss | 0.500 (no interval: exact, from the known posterior) |" in lines
     assert "- teacher draws were not replicated" in lines
     assert sum("supported if the lower bound exceeds 1/2" in line for line in lines) == 2  # once a claim
@@ -239,3 +243,34 @@ def test_reading_reporting_and_drawing_do_without_jax_and_pyplot():
     for module, unwanted in (("report", {"jax", "matplotlib"}), ("plots", {"jax", "matplotlib.pyplot"})):
         code = f"import sys, lossjax.reports.{module}; print({unwanted} & set(sys.modules))"
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_a_rule_changed_after_the_result_is_not_said_to_be_written_before(tmp_path):
+    amended = dataclasses.replace(verdict(), amended="the first one let ties win", as_written="refuted")
+    chosen = dataclasses.replace(verdict("C2"), amended="nothing else was resolved")
+    write_findings(Findings(verdicts=(amended, chosen, verdict("C3"))), tmp_path / "e")
+    found = read_findings(tmp_path / "e")
+    assert found.verdicts[:2] == (amended, chosen)
+    assert "amended" not in json.loads((tmp_path / "e" / "summary.json").read_text())["verdicts"][2]
+    outcomes = [line.split("|")[-2].strip() for line in ledger(tmp_path).splitlines()[2:]]
+    assert outcomes == [
+        "**supported** (rule amended after the first result; as written: refuted)",
+        "**supported** (rule chosen after the first result)",
+        "**supported**",
+    ]
+    text = write_report("e", "?", found, [], tmp_path / "e").read_text(encoding="utf-8")
+    of_claim = {part.split(":")[0]: part for part in text.split("### ")[1:]}
+    assert "Rule, written before the result" in of_claim["C1"]
+    assert "Amended after the first result: the first one let ties win" in of_claim["C1"]
+    assert "Rule, chosen after the first result (nothing else was resolved):" in of_claim["C2"]
+    assert "written before" not in of_claim["C2"]
+    with pytest.raises(ValueError, match="say in amended"):
+        dataclasses.replace(verdict(), as_written="refuted")
+
+
+def test_several_rows_without_a_correction_say_so(tmp_path):
+    both = Findings(verdicts=(verdict(), verdict(where="elsewhere")))
+    assert "Each of the 2 rows" in write_report("e", "?", both, [], tmp_path).read_text(encoding="utf-8")
+    corrected = dataclasses.replace(verdict(where="elsewhere"), rule="by Holm's correction")
+    text = write_report("e", "?", Findings(verdicts=(verdict(), corrected)), [], tmp_path).read_text(encoding="utf-8")
+    assert "not corrected" not in text

@@ -1,9 +1,11 @@
 """Running a sweep: what is stored is what training gives, once, through stops, kills, failures and edits."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import os
+import pty
 import random
 import shutil
 import signal
@@ -30,7 +32,7 @@ from lossjax.sweeps.params import load_model
 from lossjax.sweeps.plan import StoreError, read_plan
 from lossjax.sweeps.sweep import Sweep
 from lossjax.tasks import RandomLabels
-from lossjax.training import population
+from lossjax.training import memory, population, program
 from lossjax.training.config import Measure, TrainConfig
 from lossjax.training.train import Cell
 
@@ -39,6 +41,13 @@ LEAN = Measure(splits=("train", "val"), calibration=False, num_groups=0)
 CELL = Cell(TASK, Dense(width=4, layers=1), TrainConfig(4, epochs=3, measure=LEAN))
 BREAKS = 3e38  # the first update at this rate makes parameters that are no numbers
 SWEEP = Sweep({"a": CELL}, grid(learning_rate=[0.05, BREAKS]), seeds=6, part_size=5)
+
+
+@pytest.fixture(autouse=True)
+def one_tile(monkeypatch):
+    """The same tile for every number of members: a program of its own for each takes longer than all that is tested."""
+    monkeypatch.setattr(memory, "FEWEST", 8)
+    monkeypatch.setattr(memory, "MOST_ON_CPU", 8)
 
 
 @pytest.fixture
@@ -205,7 +214,7 @@ def test_the_rule_for_compiler_options_is_in_the_description(monkeypatch):
 
 def test_programs_are_compiled_with_the_options_described(monkeypatch):
     monkeypatch.setattr(devices, "compiler_options", lambda platform, ynn_fusion: {"xla_of_another_rule": platform})
-    population._compile.cache_clear()
+    program.compile_program.cache_clear()
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_another_rule"):
         population.compile_cell(CELL, SWEEP.members("a"))
 
@@ -236,7 +245,11 @@ def test_other_versions_are_not_mixed_unless_asked_for(root, monkeypatch, expect
     monkeypatch.setattr(run, "versions", lambda: {"lossjax": "9.9", "jax": "9.9", "jaxlib": "9.9"})
     with pytest.raises(StoreError, match=r"parts made with lossjax .* and this is lossjax 9\.9"):
         train(SWEEP, root)
-    train(SWEEP, root, mix_versions=True)
+    assert store.status(root)["planned"] == 6  # the plan is as it was
+    with pytest.warns(
+        RuntimeWarning, match=r"made with lossjax .* and this is lossjax 9\.9, .*; its members are mixed"
+    ):
+        train(SWEEP, root, mix_versions=True)
     assert_bytes_equal(arrays(root), expected)
 
 
@@ -346,6 +359,7 @@ def test_a_signal_in_the_last_segment_of_all_stops_before_the_analysis(root, mon
 
 
 def test_a_second_signal_ends_the_process_at_once():
+    """At a terminal, which is left with its cursor: a progress bar hides it."""
     script = """
 import time
 from lossjax.sweeps.signals import stop_request
@@ -354,15 +368,22 @@ with stop_request():
     while True:
         time.sleep(0.01)
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=terminal, text=True)
+    os.close(terminal)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    while "SIGTERM: stopping" not in process.stderr.readline():
+    shown = b""
+    while b"SIGTERM: stopping" not in shown:
         assert process.poll() is None
+        shown += os.read(screen, 1000)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=5) == 128 + signal.SIGINT
+    with contextlib.suppress(OSError):  # how a terminal ends that nobody writes to any more
+        while more := os.read(screen, 1000):
+            shown += more
+    assert shown.endswith(b"\x1b[?25h")
+    os.close(screen)
 
 
 def test_a_signal_is_answered_while_python_cannot_run_its_handler_and_another_ends_the_process():
@@ -467,7 +488,7 @@ def test_members_that_there_are_not_cannot_be_kept(root, member):
 
 @pytest.mark.parametrize(("before", "after"), [((), (0,)), ((0,), ())])
 def test_parameters_asked_for_after_a_stop_are_those_of_a_whole_run(root, tmp_path, monkeypatch, before, after):
-    many = dataclasses.replace(SWEEP, hyperparams=grid(learning_rate=0.05), seeds=40, part_size=40)
+    many = dataclasses.replace(SWEEP, hyperparams=grid(learning_rate=0.05), seeds=18, part_size=18)
     with monkeypatch.context() as patch:
         interrupting(patch, 12, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the second wave of the part
         with pytest.raises(signals.Stopped):

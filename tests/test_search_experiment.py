@@ -17,7 +17,8 @@ ALL = search.CONFIGS
 
 def runs(val, test):
     """[split, seed, config] accuracies, the default first; losses are what is left of 1."""
-    return {"val_accuracy": val, "val_loss": 1 - val, "test_accuracy": test, "test_loss": 1 - test}
+    found = {"val_accuracy": val, "val_loss": 1 - val, "test_accuracy": test, "test_loss": 1 - test}
+    return found | {"longer_accuracy": test[..., :1] + 0.02}  # the default gains two points by longer training
 
 
 def test_a_search_by_hand():
@@ -25,7 +26,8 @@ def test_a_search_by_hand():
     val = np.array([[[0.5, 0.8, 0.6], [0.5, 0.6, 0.9]]])
     test = np.array([[[0.50, 0.55, 0.65], [0.60, 0.50, 0.75]]])
     found = search.advantages(runs(val, test), 2)
-    assert set(found) == {"looked", "test", "fresh"}
+    assert set(found) == {"looked", "test", "fresh", "longer"}
+    assert found["longer"] == pytest.approx(found["fresh"] - 0.02)
     assert found["looked"] == pytest.approx((0.3 + 0.4) / 2)
     assert found["test"] == pytest.approx((0.05 + 0.15) / 2)
     assert found["fresh"] == pytest.approx(((0.50 - 0.60) + (0.65 - 0.50)) / 2)
@@ -40,6 +42,7 @@ def test_with_two_splits_the_other_one_is_fresh():
     found = search.advantages(runs(val, test), 2)
     assert found["seeds"] == pytest.approx((0.1 + 0.3) / 2)
     assert found["fresh"] == pytest.approx((-0.1 + 0.2) / 2)
+    assert found["longer"] == pytest.approx((-0.1 + 0.2) / 2 - 0.02)
 
 
 def test_luck_alone_is_worth_nothing():
@@ -81,16 +84,19 @@ def histories():
     found = {}
     for key in EXPERIMENT.sweep("smoke").cells:
         name = key.rsplit("-", 2)[0]
-        noises = (0.0, 0.2) if name == "digits" else (0.0,)
-        num_configs, seeds = (ALL + 1) * len(noises), 3
-        test = np.tile(np.where(np.arange(num_configs) % (ALL + 1) == 0, 0.7, 0.8), seeds)
+        noises = (0.0, 0.2) if name.endswith("digits") else (0.0,)
+        every = 1 if key.startswith(search.LONGER_CELL) else ALL + 1
+        num_configs, seeds = every * len(noises), 3
+        test = np.tile(np.where(np.arange(num_configs) % every == 0, 0.7, 0.8), seeds)
+        if every == 1:
+            test += 0.04
         val = test + 0.05 * rng.normal(size=len(test))
         metrics = {"val_accuracy": val, "test_accuracy": test, "val_loss": 1 - val, "test_loss": 1 - test}
         found[key] = lj.History(
             metrics={m: np.stack([np.zeros_like(v), v], axis=1) for m, v in metrics.items()},
             steps=np.array([0, 16]),
             seeds={"init": np.repeat(np.arange(seeds, dtype=np.uint32), num_configs)},
-            hyperparams={"label_noise": np.tile(np.repeat(np.float32(noises), ALL + 1), seeds)},
+            hyperparams={"label_noise": np.tile(np.repeat(np.float32(noises), every), seeds)},
             nonfinite_step=np.full(len(test), -1, np.int32),
             info={"steps_per_epoch": 16, "num_classes": 2},
         )
@@ -102,6 +108,8 @@ def test_figures_need_the_tables_alone(tmp_path):
     assert [verdict.estimate.estimate for verdict in found.verdicts] == pytest.approx([0.1] * 4)
     for name in search.TASK_NAMES.values():
         assert found.numbers[f"{name}: winner's curse, as selected minus trained anew on fresh data"].estimate > 0.04
+        longer = found.numbers[f"{name}: advantage of the best of 16, {search.STAGES['longer']}"]
+        assert longer.estimate == pytest.approx(0.06)
     write_findings(found, tmp_path)
     figures = EXPERIMENT.plot(read_findings(tmp_path))
     assert set(figures) == {"winners_curse", "advantage"}
@@ -109,7 +117,12 @@ def test_figures_need_the_tables_alone(tmp_path):
 
 def test_the_full_sweep():
     full = EXPERIMENT.sweep("full")
-    assert len(full.cells) == 50
+    assert len(full.cells) == 100
+    for key in list(full.cells)[:50]:
+        cell, longer = full.cells[key], full.cells[f"{search.LONGER_CELL}{key}"]
+        assert longer.task == cell.task
+        assert longer.config.epochs == search.LONGER * cell.config.epochs
+        assert set(full.hyperparams_of(f"{search.LONGER_CELL}{key}").learning_rate.tolist()) == {np.float32(1e-3)}
     assert len({cell.task.teacher_seed for key, cell in full.cells.items() if key.startswith("teacher")}) == 10
     assert len({cell.task.split_seed for key, cell in full.cells.items() if key.startswith("digits")}) == 20
     # two splits of a pool have the same configurations

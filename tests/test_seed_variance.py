@@ -93,12 +93,17 @@ def test_over_draws_the_estimators_are_those_of_each_draw():
     pairs = [disagreement(correct, np.ones(80, dtype=np.int64)) for correct in draws]
     for ours, theirs in (
         (found.ratio, [one.ratio for one in each]),
+        (found.independent_ratio, [one.independent_ratio for one in each]),
         (found.disagreement, [one.disagreement for one in pairs]),
         (found.difference, [one.difference for one in pairs]),
         (found.error, [one.error for one in each]),
     ):
         assert ours.estimate == pytest.approx(np.mean([one.estimate for one in theirs]))
-    for ours, theirs in ((found.observed, "observed"), (found.predicted, "predicted")):
+    for ours, theirs in (
+        (found.observed, "observed"),
+        (found.independent, "independent"),
+        (found.predicted, "predicted"),
+    ):
         assert ours.estimate**2 == pytest.approx(np.mean([getattr(one, theirs).estimate for one in each]))
     mean = np.mean([one.distribution.estimate for one in each])
     assert found.distribution.estimate**2 == pytest.approx(max(mean, 0.0))
@@ -119,9 +124,22 @@ def test_calibrated_runs_vary_as_predicted():
     correct = np.concatenate([calibrated(50, 600, seed) for seed in range(20)])
     found = variance.course(of_data(correct, 20), None)
     assert len(found.spreads) == 1  # the evaluation before any step is left out
-    assert found.num_runs == 1000
+    assert (found.num_runs, found.num_draws) == (1000, 20)
     first, second = variance.verdicts("teacher", found)
     assert (first.outcome, second.outcome) == ("supported", "supported")
+    assert first.seeds_text == second.seeds_text == "1000 (interval over 20 draws)"
+
+
+def test_two_errors_that_cancel_are_no_support():
+    """Too little disagreement, and a level of each run's own that makes up for it."""
+    rng = np.random.default_rng(8)
+    base = rng.random((20, 1, 600)) < 0.9
+    flips = rng.random((20, 50, 600)) < 0.03 * rng.lognormal(0, 0.3, (20, 50, 1))
+    correct = np.where(flips, ~base, base).reshape(1000, 600).astype(np.int64)
+    first, second = variance.verdicts("teacher", variance.course(of_data(correct, 20), None))
+    assert first.outcome == second.outcome == "refuted"
+    assert first.estimate.estimate == pytest.approx(1 + second.estimate.estimate / float(1 - correct.mean()), rel=0.05)
+    assert first.as_written == "supported"
 
 
 def test_runs_that_are_alike_vary_too_little():

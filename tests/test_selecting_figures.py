@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from lossjax.analysis.interval import Interval
 from lossjax.reports import selecting
 
 
@@ -50,20 +51,35 @@ def test_costs_are_written_and_coloured_by_column():
         "2.0 pp\n± 0.2",
         "−0.001\n± 0.002",
     ]
-    np.testing.assert_allclose(ax.get_images()[0].get_array(), [[0.5, 1], [1, 0]])
+    np.testing.assert_allclose(ax.get_images()[0].get_array(), np.sqrt([[0.5, 1], [1, 0]]))
 
 
-def test_parts_are_stacked_and_the_mark_stands_where_it_belongs():
-    shares = {"data": 0.5, "order of examples": -0.01, "interactions": 0.5}
+def test_a_judge_has_one_scale_in_all_tables_and_no_error_is_nothing():
+    cost = np.array([[0.01], [0.04]])
+    matrices = [selecting.Matrix(name, cost * k, cost * k - 1e-4, cost * k + 1e-4) for name, k in (("a", 1), ("b", 4))]
+    figure = selecting.regret_matrices(matrices, rows=["x", "y"], columns=["accuracy"], percent=[True])
+    shades = [ax.get_images()[0].get_array() for ax in figure.axes]
+    np.testing.assert_allclose(shades, np.sqrt([[[1 / 16], [4 / 16]], [[4 / 16], [1]]]))
+    assert figure.axes[0].texts[0].get_text() == "1.00 pp\n± 0.01"
+
+
+def test_parts_have_their_intervals_and_the_mark_stands_where_it_belongs():
+    shares = {
+        "data": Interval(0.5, 0.4, 0.6),
+        "order of examples": Interval(-0.01, -0.05, 0.03),
+        "interactions": Interval(0.51, 0.4, 0.6),
+    }
     bars = [
         selecting.Parts("loss", "teacher", shares, "sd 0.1", mark=0.3),
         selecting.Parts("loss", "digits", shares, ""),
     ]
     (ax,) = selecting.variance_parts(bars, mark="test set").axes
-    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches[:3]] == [(0, 0.5), (0.5, 0), (0.5, 0.5)]
-    marks = [one for one in ax.get_lines() if one.get_marker() == "v"]
-    assert [one.get_xdata()[0] for one in marks] == [0.3]
-    assert "50 %" in [text.get_text() for text in ax.texts]
+    assert [bar.get_width() for bar in ax.patches[:3]] == [0.5, -0.01, 0.51]
+    lines = [line.get_xdata() for line in ax.get_lines()]
+    assert [list(x) for x in lines if len(x) == 2][:2] == [[0.4, 0.6], [-0.05, 0.03]]
+    assert [0.3, 0.3] in [list(x) for x in lines]
+    assert "−1 % [−5, 3]" in [text.get_text() for text in ax.texts]
+    assert ax.get_xlim()[0] < -0.05
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0])

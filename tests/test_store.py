@@ -277,8 +277,8 @@ def test_cost_is_of_the_planned_parts_and_names_every_version(root, monkeypatch)
     (elsewhere / "manifest.json").write_text("not one of ours")
     facts = store.cost(root)
     assert facts["wall_seconds"] == 3.0
-    assert facts["versions"]["jax"] == f"{versions()['jax']}, 9.9"
-    assert facts["versions"]["lossjax"] == f"{versions()['lossjax']}, None"
+    assert facts["versions"]["jax"] == f"{versions()['jax']} and 9.9"
+    assert facts["versions"]["lossjax"] == f"{versions()['lossjax']} and None"
     assert facts["stored_members_beyond_the_plan"] == 6
     plan(root, make_cell(4))
     assert store.cost(root)["versions"] == versions()

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from lossjax.tasks import teacher
 from lossjax.tasks.arrays import Arrays
@@ -299,18 +300,38 @@ def test_many_classes_are_drawn_from_the_stated_posterior():
 
 
 def test_many_classes():
-    """Labels of a thousand classes have the frequencies and the loss that the teacher states of itself."""
-    task = Teacher("dense", hidden=16, num_examples=4_000, seq_len=2, num_classes=1000, prior="zipf", temperature=0.2)
+    """Labels of many classes have the frequencies and the loss that the teacher states of itself, and its prior."""
+    task = Teacher("dense", hidden=16, num_examples=4_000, seq_len=2, num_classes=300, prior="zipf", temperature=0.1)
     train = drawn(task, 0).train
-    counts = np.bincount(np.asarray(train.labels), minlength=1000)
-    risk = bayes_risk(task, 4_000)
+    counts = np.bincount(np.asarray(train.labels), minlength=300)
+    risk = bayes_risk(task, 2**16)
     frequent = task.class_prior > 0.005
     expected = 4_000 * risk.class_marginal[frequent]
-    assert (np.abs(counts[frequent] - expected) < 5 * np.sqrt(2 * expected)).all()
-    assert np.abs(risk.class_marginal - task.class_prior).sum() / 2 < 0.25
+    assert (np.abs(counts[frequent] - expected) < 5 * np.sqrt(expected)).all()
+    assert np.abs(risk.class_marginal - task.class_prior).sum() / 2 < 0.05
     posterior = task.log_posterior(train.inputs)
     loss = -np.asarray(posterior)[np.arange(4_000), np.asarray(train.labels)]
     assert abs(loss.mean() - risk.loss) < 5 * loss.std() / math.sqrt(4_000)
+
+
+def test_references_grow_with_the_classes_and_are_as_ever_for_few():
+    assert [teacher.num_references(num_classes) for num_classes in (2, 100, 204)] == [8192] * 3
+    assert [teacher.num_references(num_classes) for num_classes in (205, 409, 3000)] == [2**14, 2**14, 2**17]
+
+
+def test_biases_found_in_blocks_meet_the_prior():
+    """By softmax in NumPy, of inputs that the first iterations do not see too."""
+    rng = np.random.default_rng(0)
+    hidden, to_logits = rng.normal(size=(2**14, 4)), 3 * rng.normal(size=(4, 6))
+    prior = np.array([0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
+
+    def off(bias):
+        posterior = scipy.special.softmax(hidden @ to_logits + np.asarray(bias, np.float64), axis=1)
+        return np.abs(posterior.mean(axis=0) - prior).sum() / 2
+
+    found = teacher._matching_bias_in_blocks(jnp.float32(hidden), jnp.float32(to_logits), prior)
+    assert off(np.log(prior)) > 0.1
+    assert off(found) < 0.0101
 
 
 def test_no_predictor_beats_the_bayes_loss():

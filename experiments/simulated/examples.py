@@ -6,7 +6,7 @@ import numpy as np
 
 from lossjax.analysis.calibration import decompose, scores
 from lossjax.analysis.comparison import compare
-from lossjax.analysis.proportions import bonett_price, wilson
+from lossjax.analysis.proportions import bonett_price, clustered_bonett_price, wilson
 from simulated.targets import (
     ABOVE_ZERO,
     CALIBRATION,
@@ -136,3 +136,26 @@ class Discordant:
 
     def rows(self) -> dict[str, Row]:
         return {"delta_accuracy": Row("ΔA (Bonett–Price)", SHARES)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Clustered:
+    """``Discordant`` where examples come in clusters: with probability √correlation one changes as its cluster does."""
+
+    gained: float
+    lost: float
+    clusters: int
+    size: int
+    correlation: float
+
+    def __call__(self, seed: int) -> dict[str, float]:
+        rng = np.random.default_rng([seed, 12])
+        chances = [self.gained, self.lost, 1 - self.gained - self.lost]
+        together, alone = (rng.choice([1.0, -1.0, 0.0], (self.clusters, k), p=chances) for k in (1, self.size))
+        as_one = rng.random((self.clusters, self.size)) < np.sqrt(self.correlation)
+        change = np.where(as_one, together, alone).ravel()
+        interval = clustered_bonett_price(change, np.repeat(np.arange(self.clusters), self.size))
+        return {"delta_accuracy": covers(interval, self.gained - self.lost)}
+
+    def rows(self) -> dict[str, Row]:
+        return {"delta_accuracy": Row("ΔA in clusters of examples", SHARES)}

@@ -10,7 +10,7 @@ from lossjax.analysis.comparison import Records, compare_records
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation, onset
 from lossjax.analysis.regimes import DIVERGENCE, Flat, windows
 from lossjax.analysis.resampling import mean_interval
-from simulated.targets import BEST, MEANS_OF_SEEDS, NEVER, NO_FALSE_ALARM, Row, covers
+from simulated.targets import BEST, MEANS_OF_SEEDS, NEVER, NO_FALSE_ALARM, SHARES, Row, covers
 
 Shape = Literal["normal", "uniform", "accuracies", "t3", "exponential", "lognormal", "collapses"]
 
@@ -70,6 +70,7 @@ class Groups:
         return {
             "no_divergence": float(found.regime not in DIVERGENCE),
             "delta_loss": covers(found.delta_loss, 0.0),
+            "delta_accuracy": covers(found.delta_accuracy, 0.0),
         }
 
     def rows(self) -> dict[str, Row]:
@@ -77,7 +78,31 @@ class Groups:
             "no_divergence": Row("no false divergence, two groups of seeds", NO_FALSE_ALARM),
             # the table's numbers for means of few and of many seeds
             "delta_loss": Row("ΔL over seeds × examples", MEANS_OF_SEEDS[5 if self.members < 20 else 50]),
+            "delta_accuracy": Row("ΔA over seeds × examples", SHARES),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gained:
+    """Two groups of seeds, all of the second right on a few examples on which all of the first are wrong."""
+
+    members: int
+    examples: int
+    gained: float
+    slips: float  # of each run's answers, that are turned round for no reason
+
+    def __call__(self, seed: int) -> dict[str, float]:
+        rng = np.random.default_rng([seed, 13])
+        right, gained = rng.random(self.examples) < 0.85, rng.random(self.examples) < self.gained
+        records = []
+        for hits in (right & ~gained, right | gained):
+            correct = hits ^ (rng.random((self.members, self.examples)) < self.slips)
+            records.append(Records(np.where(correct, 0.2, 1.5), correct))
+        found = compare_records(*records, seed=seed)
+        return {"delta_accuracy": covers(found.delta_accuracy, self.gained * (1 - 2 * self.slips))}
+
+    def rows(self) -> dict[str, Row]:
+        return {"delta_accuracy": Row("ΔA over seeds × examples", SHARES)}
 
 
 @dataclasses.dataclass(frozen=True)

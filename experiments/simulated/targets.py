@@ -17,7 +17,8 @@ SHARES = Target(0.93, 1.0)
 ABOVE_ZERO = Target(0.975, 1.0)  # of calibrated models whose lower bound is not above 0
 CALIBRATION = Target(0.91, 0.98)  # where nC ≥ 100
 LARGE_CALIBRATION = 100
-MEANS_OF_SEEDS = {5: Target(0.92, 0.99), 50: Target(0.93, 0.97)}
+# 20: the fewest with a bootstrap, for which METHODS has no target
+MEANS_OF_SEEDS = {5: Target(0.92, 0.99), 20: Target(float("nan"), float("nan")), 50: Target(0.93, 0.97)}
 BEST = Target(0.95, 1.0)
 NO_FALSE_ALARM = Target(0.95, 1.0)  # of onset on flat tails, and of divergence between seeds of one configuration
 NEVER = Target(1.0, 1.0)  # of divergence by a no-op

@@ -15,7 +15,8 @@ from lossjax import devices as device_settings
 from lossjax.keys import streams_from_seeds
 from lossjax.sweeps import parts, store
 from lossjax.sweeps.plan import CellPlan
-from lossjax.training.population import Program, as_history, compile_cell, flatten, train_members
+from lossjax.training.population import as_history, compile_cell, flatten, train_members
+from lossjax.training.program import Program
 from speed.workers import Work, timed
 from speed.workloads import HEADS, KERNEL_SIZE, MLP_RATIO, Workload
 

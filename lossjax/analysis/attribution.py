@@ -9,6 +9,8 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lossjax.frequency import class_groups
+
 Cell = Literal["right→right", "right→wrong", "wrong→right", "wrong→wrong"]
 CELLS: Final[tuple[Cell, ...]] = ("right→right", "right→wrong", "wrong→right", "wrong→wrong")
 
@@ -65,18 +67,12 @@ def influence(change: Float[np.ndarray, " example"]) -> Influence:
 def frequency_groups(class_counts: Int[np.ndarray, " class"], num_groups: int = 3) -> Int[np.ndarray, " class"]:
     """The group of each class, 0 the most frequent: groups with equal shares of the training examples.
 
-    With three groups: head, middle, tail. Classes are sorted from the most to the least frequent, the lower index first
-    among equals, and each belongs to the group in which the middle of its examples lies. A class that is larger than a
-    share can leave a group empty.
+    With three groups: head, middle, tail, as ``class_groups`` has them, by which training measures too.
     """
     counts = np.asarray(class_counts)
     if counts.ndim != 1 or num_groups < 1 or np.any(counts < 0) or counts.sum() == 0:
         raise ValueError(f"class_counts {counts.tolist()} and num_groups={num_groups} name no groups of examples")
-    order = np.argsort(-counts, kind="stable")
-    middle = np.cumsum(counts[order]) - counts[order] / 2
-    groups = np.empty(len(counts), dtype=np.int64)
-    groups[order] = np.minimum(middle / counts.sum() * num_groups, num_groups - 1).astype(np.int64)
-    return groups
+    return np.asarray(class_groups(counts, num_groups))
 
 
 def tail_examples(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from scipy import optimize, special
+
+from lossjax.analysis.calibration import BRACKET
 
 
 class Baseline(NamedTuple):
@@ -14,6 +18,7 @@ class Baseline(NamedTuple):
     loss: float  # nats
     accuracy: float
     balanced_accuracy: float  # mean over the classes that occur of the share that is correct
+    refinement: float  # nats: the loss at the temperature fitted to these labels, in sample: optimistic by about 1/2n
 
 
 def class_prior(
@@ -37,6 +42,7 @@ def class_prior(
         loss=float(-log_prior[labels].mean()),
         accuracy=float(correct.mean()),
         balanced_accuracy=float(correct.any() / len(np.unique(labels))),
+        refinement=_at_its_temperature(log_prior, labels),
     )
 
 
@@ -44,4 +50,20 @@ def uniform(num_classes: int) -> Baseline:
     """Gives every class the same probability, and chooses among them at random."""
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
-    return Baseline(float(np.log(num_classes)), 1 / num_classes, 1 / num_classes)
+    loss = math.log(num_classes)  # at every temperature
+    return Baseline(loss, 1 / num_classes, 1 / num_classes, loss)
+
+
+def _at_its_temperature(logits: Float[np.ndarray, " class"], labels: Int[np.ndarray, " example"]) -> float:
+    """Loss of logits that all examples share, at the T that minimises Σ ℓ(z/T) + ½ (log T)²."""
+    mean = float(logits[labels].mean())
+
+    def loss(log_inverse: float) -> float:
+        return float(special.logsumexp(math.exp(log_inverse) * logits)) - math.exp(log_inverse) * mean
+
+    found = optimize.minimize_scalar(
+        lambda log_inverse: loss(log_inverse) + log_inverse**2 / (2 * len(labels)),
+        bounds=(-math.log(BRACKET), math.log(BRACKET)),
+        method="bounded",
+    )
+    return loss(float(found.x))

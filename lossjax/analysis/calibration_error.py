@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
+from scipy import sparse
 
 from lossjax.analysis.calibration import checked, scores
 from lossjax.analysis.interval import Interval, Intervals
@@ -52,7 +53,8 @@ def ece(
 
     Args:
         bins: of equal width on [0, 1], the upper edge belonging to the bin, as confidence 1.0 to the last; or of equal
-            mass, sorted by confidence.
+            mass, sorted by confidence. Equal confidences that bins share are divided among them in proportion, as in
+            training's own measure, so that the order of examples does not matter.
         scheme: ``"width"`` or ``"mass"`` (Roelofs et al. 2022).
         debias: the squared error without its bias instead (Kumar, Liang & Ma 2019, sec. 4); it may be negative and is
             not cut. A bin with one example adds nothing.
@@ -118,7 +120,7 @@ def reliability(
     level: float = 0.95,
 ) -> Reliability:
     """Accuracy against confidence in bins of equal width."""
-    bin_of = _bins(confidence, bins, "width")
+    bin_of = _width_bins(confidence, bins)
     count = np.bincount(bin_of, minlength=bins)
     held = np.flatnonzero(count)
     hits = np.bincount(bin_of, correct, minlength=bins)[held].astype(np.int64)
@@ -147,28 +149,31 @@ def confidence_error(
 
     With ``level`` None the estimate has no interval, which takes most of the time; the null mean and the p-value stay.
     """
-    bin_of = _bins(confidence, bins, scheme)
+    if len(confidence) == 0 or not np.all((confidence >= 0) & (confidence <= 1)):
+        raise ValueError("confidence must hold at least one probability, each in [0, 1]")
+    part = _membership(confidence, bins, scheme)  # [bin, example]
     gaps = correct - confidence  # [example]
-    sizes = np.bincount(bin_of, minlength=bins)
+    sizes = part.sum(axis=1)
     share = sizes / len(gaps)
+    squares = part.multiply(part).sum(axis=1)
+    # of the examples of a bin, divided ones counting with their part (Kish 1965): its size where none is divided
+    effective = np.divide(sizes**2, squares, out=np.zeros(bins), where=squares > 0)
 
     def value(sums: np.ndarray, hits: np.ndarray) -> Float[np.ndarray, "*draw"]:
         """From each bin's sum of gaps and its number of correct examples, the last axis being bins."""
         mean_gap, rate = sums / np.maximum(sizes, 1), hits / np.maximum(sizes, 1)
         if not debias:
             return np.asarray((share * np.abs(mean_gap)).sum(axis=-1))
-        noise = rate * (1 - rate) / np.maximum(sizes - 1, 1)
-        return np.asarray((np.where(sizes > 1, share, 0.0) * (mean_gap**2 - noise)).sum(axis=-1))
+        many = effective > 1 + 1e-9
+        noise = rate * (1 - rate) / np.where(many, effective - 1, 1.0)
+        return np.asarray((np.where(many, share, 0.0) * (mean_gap**2 - noise)).sum(axis=-1))
 
-    sums = np.bincount(bin_of, gaps, minlength=bins)
-    hits = np.bincount(bin_of, correct, minlength=bins)
+    sums, hits = part @ gaps, part @ correct.astype(np.float64)
     estimate = float(value(sums, hits))
 
     rng = np.random.default_rng(seed)
     expected = hits - sums  # of correct examples, were the model calibrated
-    null_hits = np.stack(
-        [np.bincount(bin_of, rng.random(len(gaps)) < confidence, minlength=bins) for _ in range(NULL_DRAWS)]
-    )
+    null_hits = np.stack([part @ (rng.random(len(gaps)) < confidence).astype(np.float64) for _ in range(NULL_DRAWS)])
     null = value(null_hits - expected, null_hits)
     p_value = (1 + np.sum(null >= estimate - 1e-12)) / (1 + NULL_DRAWS)
 
@@ -176,7 +181,7 @@ def confidence_error(
     around = Interval(0.0, np.nan, np.nan)
     # what one more example like this one would change: the derivative of |gap|, or of its square, in each bin
     slope = 2 * mean_gap if debias else np.sign(mean_gap)
-    influence = slope[bin_of] * gaps - ((mean_gap**2)[bin_of] if debias else 0.0)
+    influence = (part.T @ slope) * gaps - (part.T @ mean_gap**2 if debias else 0.0)
     if level is not None:
         around = mean_interval(influence, level=level, seed=seed)
     return CalibrationError(
@@ -194,13 +199,38 @@ def confidence_error(
     )
 
 
-def _bins(confidence: np.ndarray, bins: int, scheme: Scheme) -> Int[np.ndarray, " example"]:
+def _membership(confidence: np.ndarray, bins: int, scheme: Scheme) -> sparse.csr_array:
+    """[bin, example] the part of each example that is in each bin: all of it in one, but for ties at an edge.
+
+    Bin b of equal mass holds the ranks r with floor(r·bins/n) = b. Equal confidences hold as many ranks in common.
+    """
+    num_examples = len(confidence)
+    if scheme == "width":
+        parts = np.ones(num_examples), (_width_bins(confidence, bins), np.arange(num_examples))
+        return sparse.csr_array(parts, shape=(bins, num_examples))
+    if scheme != "mass":
+        raise ValueError(f"scheme={scheme!r} is none of width, mass")
+    _check_bins(bins)
+    _, level, ties = np.unique(confidence, return_inverse=True, return_counts=True)
+    end = np.cumsum(ties)
+    begin = end - ties
+    edges = -(-np.arange(bins + 1) * num_examples // bins)  # the first rank of each bin
+    first, last = (np.searchsorted(edges, rank, side="right") - 1 for rank in (begin, end - 1))
+    # one entry for each level of confidence and each bin that it reaches into
+    reach = last - first + 1
+    of_level = np.repeat(np.arange(len(ties)), reach)
+    of_bin = np.repeat(first - np.cumsum(reach) + reach, reach) + np.arange(len(of_level))
+    common = np.minimum(end[of_level], edges[of_bin + 1]) - np.maximum(begin[of_level], edges[of_bin])
+    by_level = sparse.csr_array((common / ties[of_level], (of_bin, of_level)), shape=(bins, len(ties)))
+    members = sparse.csr_array((np.ones(num_examples), (level, np.arange(num_examples))), (len(ties), num_examples))
+    return sparse.csr_array(by_level @ members)
+
+
+def _width_bins(confidence: np.ndarray, bins: int) -> Int[np.ndarray, " example"]:
+    _check_bins(bins)
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def _check_bins(bins: int) -> None:
     if bins < 1:
         raise ValueError(f"bins={bins} must be at least 1")
-    if scheme == "width":
-        return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    if scheme == "mass":
-        rank = np.empty(len(confidence), dtype=np.int64)
-        rank[np.argsort(confidence, kind="stable")] = np.arange(len(confidence))
-        return rank * bins // len(confidence)
-    raise ValueError(f"scheme={scheme!r} is none of width, mass")

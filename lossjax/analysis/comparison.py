@@ -12,7 +12,16 @@ from jaxtyping import Bool, Float, Int, Shaped
 from lossjax.analysis.attribution import CELLS, Cell, Influence, cell_shares, four_cells, influence, tail_examples
 from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import bonett_price, mcnemar_p
+from lossjax.analysis.proportions import (
+    bonett_price,
+    check_names,
+    clustered_bonett_price,
+    clustered_wilson,
+    mcnemar_p,
+    two_examples_added,
+    unseen_bounds,
+    wilson,
+)
 from lossjax.analysis.regimes import FLAT, Flat, flat_level, movement, regimes
 from lossjax.analysis.resampling import Means, mean_distribution, two_way_distribution
 from lossjax.analysis.significance import number_needed, smallest_flat_delta
@@ -24,7 +33,9 @@ class Comparison:
 
     Attributes:
         delta_loss: nats. Equal to the sum of ``cells`` and to the sum of ``by_group``.
-        delta_accuracy: a fraction.
+        delta_accuracy: a fraction. Bonett–Price's interval for two models; where examples come in clusters, the same at
+            their effective number; for populations that of resampling, to which their two examples are added. So it
+            keeps a width where few examples, or none, are right with one side only (``proportions``).
         delta_refinement, delta_calibration: nats; None where refinement was not measured. Differences of bounds: they
             bound nothing themselves.
         contrast: 0.2·ΔL − ΔR, whose sign tells O from K.
@@ -161,7 +172,6 @@ def compare_records(
     """
     side_a, side_b = _as_members(a), _as_members(b)
     single = np.ndim(a.loss) == 1
-    num_examples = side_a.loss.shape[1]
     _check(a, b, same_seeds, {"groups": groups, "clusters": clusters, "tail": tail})
     change = side_b.loss.mean(axis=0) - side_a.loss.mean(axis=0)  # [example], means over members
     hit_change = side_b.correct.mean(axis=0) - side_a.correct.mean(axis=0)
@@ -176,21 +186,24 @@ def compare_records(
     else:
         populations = [(-1, columns_a), (1, columns_b)]
     wide, narrow = _intervals(populations, clusters, (level, flat_level(level)), seed)
+    for found in (wide, narrow):
+        resampled = found["accuracy"]
+        if single:
+            found["accuracy"] = accuracy_change(hit_change, clusters, level=resampled.level)
+        else:
+            found["accuracy"] = two_examples_added(resampled, hit_change, clusters)
     mcnemar = None
     if single and clusters is None:
-        gained, lost = int((hit_change > 0).sum()), int((hit_change < 0).sum())
-        wide["accuracy"] = bonett_price(gained, lost, num_examples, level=level)
-        narrow["accuracy"] = bonett_price(gained, lost, num_examples, level=flat_level(level))
-        mcnemar = mcnemar_p(gained, lost)
+        mcnemar = mcnemar_p(int((hit_change > 0).sum()), int((hit_change < 0).sum()))
 
     contrast = wide.get("contrast")
-    found = regimes(
+    judged = regimes(
         movement(narrow["loss"], wide["loss"], flat.loss),
         movement(narrow["accuracy"], wide["accuracy"], flat.accuracy),
         contrast=None if contrast is None else np.asarray(contrast.estimate),
         ordered=ordered,
     )
-    letter, refinement, swapped = str(found.letter), str(found.refinement), bool(found.swapped)
+    letter, refinement, swapped = str(judged.letter), str(judged.refinement), bool(judged.swapped)
     sign = -1 if swapped else 1  # of the pair as it was judged
     tail_driven = None
     if letter == "P":
@@ -221,6 +234,32 @@ def compare_records(
         influence=influence(change),
         scope="examples; seed variance unobserved" if single else "seeds×examples",
     )
+
+
+def accuracy_change(
+    change: Float[np.ndarray, " example"],
+    clusters: Shaped[np.ndarray, " example"] | None = None,
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Accuracy of b minus that of a, from each example's change: +1 where right with b only, −1 with a only, else 0."""
+    if clusters is not None:
+        return clustered_bonett_price(change, clusters, level=level)
+    return bonett_price(int((change > 0).sum()), int((change < 0).sum()), len(change), level=level)
+
+
+def accuracy_interval(
+    correct: Bool[np.ndarray, "member example"],
+    clusters: Shaped[np.ndarray, " example"] | None,
+    resampled: Interval,
+) -> Interval:
+    """Accuracy of one model by Wilson's interval, in clusters at their effective number; of several ``resampled``, over
+    members and examples, with bounds that know of errors not seen."""
+    if len(correct) > 1:
+        return unseen_bounds(resampled, correct.shape[1])
+    if clusters is not None:
+        return clustered_wilson(correct[0], clusters, level=resampled.level)
+    return wilson(int(correct.sum()), correct.size, level=resampled.level)
 
 
 def _columns(
@@ -319,6 +358,8 @@ def _as_members(records: Records) -> Records:
     refined = None if records.refined is None else np.atleast_2d(np.asarray(records.refined, dtype=np.float64))
     if correct.shape != loss.shape or loss.ndim != 2 or (refined is not None and refined.shape != loss.shape):
         raise ValueError(f"loss {loss.shape}, correct {correct.shape} and refined must be [member, example] all three")
+    if not np.isin(correct, (0, 1)).all():
+        raise ValueError("correct has values that are neither true nor false; leave out what was not predicted")
     if not np.isfinite(loss).all():
         raise ValueError("losses are not all finite; leave non-finite members out and report their share")
     return Records(loss, correct.astype(bool), refined)
@@ -337,3 +378,5 @@ def _check(a: Records, b: Records, same_seeds: bool, by_example: Mapping[str, np
     for name, array in by_example.items():
         if array is not None and np.shape(array) != shapes[0][-1:]:
             raise ValueError(f"{name} has shape {np.shape(array)}, not one entry for each of {shapes[0][-1]} examples")
+        if array is not None:
+            check_names(array, name)

@@ -13,7 +13,12 @@ Outcome = Literal["supported", "refuted", "unresolved", "in part"]
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A claim's primary contrast and what it says of the claim, by a rule written before the result."""
+    """A claim's primary contrast and what it says of the claim, by a rule written before the result.
+
+    Where the rule turned out wrong, ``amended`` says what was changed after the first result, and ``outcome`` is by the
+    amended rule; ``as_written`` keeps the outcome by ``rule`` as it was. An amended rule with nothing in ``as_written``
+    is one that was chosen as a whole after the first result.
+    """
 
     claim: str  # its id, "C1"
     statement: str  # the claim in a sentence
@@ -22,9 +27,30 @@ class Verdict:
     rule: str  # when supported, when refuted
     estimate: Interval
     outcome: Outcome
-    num_seeds: int
+    num_seeds: int  # runs it rests on
     scope: str  # "examples", "seeds" or "seeds×examples", and what was not replicated
     note: str = ""
+    units: str = ""  # what the interval is over where that is not the seeds, and how many: "10 draws"
+    amended: str = ""  # what was changed about the rule after the first result, and why; "": nothing
+    as_written: Outcome | None = None  # the outcome by the rule before it was amended
+
+    def __post_init__(self) -> None:
+        if self.as_written is not None and not self.amended:
+            raise ValueError("as_written is the outcome before the rule was amended; say in amended what was changed")
+
+    @property
+    def amendment(self) -> str:
+        """What stands behind the outcome, in brackets, where the rule was not all written before the result."""
+        if not self.amended:
+            return ""
+        if self.as_written is None:
+            return "rule chosen after the first result"
+        return f"rule amended after the first result; as written: {self.as_written}"
+
+    @property
+    def seeds_text(self) -> str:
+        """The number of seeds, with the units of the interval beside it where they are others."""
+        return f"{self.num_seeds} (interval over {self.units})" if self.units else str(self.num_seeds)
 
 
 @dataclasses.dataclass(frozen=True)

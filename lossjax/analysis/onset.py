@@ -165,6 +165,8 @@ def onset(
         raise ValueError(f"window={window} must lie in 1 … {num_evals - 1}, the evaluations after the first")
     if start.shape != (num_members,):
         raise ValueError(f"start has shape {start.shape}; give one evaluation for each of the {num_members} members")
+    if np.any((start < 0) | (start >= num_evals)):
+        raise ValueError(f"start has values outside 0 … {num_evals - 1}, the evaluations that letters has")
     ends = np.full(num_members, num_evals) if nonfinite is None else np.asarray(nonfinite)
     against_start = letters[np.arange(num_members), start]
     parted = np.isin(against_start, ("O", "K", UNTOLD))

@@ -85,14 +85,11 @@ class PhaseDiagram:
             "q_differs": differs,
         }
         flat = {name: np.asarray(values).ravel() for name, values in columns.items()}
-        return flat | table(
-            [
-                {
-                    f"share_{name}": Intervals(*(b.ravel() for b in (s.estimate, s.low, s.high)))
-                    for name, s in shares.items()
-                }
-            ]
-        )
+        listed = {
+            f"share_{name}": Intervals(share.estimate.ravel(), share.low.ravel(), share.high.ravel(), share.level)
+            for name, share in shares.items()
+        }
+        return flat | table([listed])
 
     def _adjusted(
         self, counts: Int[np.ndarray, " point"], totals: Int[np.ndarray, " point"], share: float

@@ -18,9 +18,13 @@ from jaxtyping import Float, Shaped
 from scipy import special, stats
 
 from lossjax.analysis.interval import Interval, Intervals
+from lossjax.analysis.proportions import check_names, unseen_bounds
 
 FEW_UNITS = 20  # below it, Student's t; METHODS fixes the number
 RESAMPLES = 2000
+# for few values, as a verdict is judged by: with the seed, bounds then vary by √5 less
+MANY_RESAMPLES = 10_000
+_FEW_VALUES = 200  # units times columns: below it, 10 ms or less
 
 
 def mean_interval(
@@ -33,12 +37,28 @@ def mean_interval(
     """Mean over independent units (seeds, or examples), with its interval.
 
     ``clusters`` names the cluster of each unit (a user, a document, a set of duplicates); clusters are then what is
-    resampled, whole. Differences of pairs are means of their differences: pass ``b - a``.
+    resampled, whole. Of unequal clusters (Σm)²/Σm² count, as many equal ones as would tell as much, both for Student's
+    degrees of freedom and for whether there are 20: one cluster with nearly all units explains itself and would else
+    make the interval too narrow (after Carter, Schnepel & Steigerwald 2017). Differences of pairs are means of their
+    differences: pass ``b - a``.
 
     All values equal give an interval of no width; for shares use ``proportions.wilson``, which knows that unseen
-    events happen. Raises ValueError where a value is not finite or there are fewer than two units.
+    events happen, and for means of shares ``mean_share_interval``. Raises ValueError where a value is not finite or
+    there are fewer than two units.
     """
     return mean_intervals(np.asarray(values)[:, None], clusters=clusters, level=level, seed=seed)[0]
+
+
+def mean_share_interval(values: Float[np.ndarray, " unit"], *, level: float = 0.95, seed: int = 0) -> Interval:
+    """Mean over independent units of a share in [0, 1] that each of them has, as of a run's windows.
+
+    ``mean_interval`` with the bounds of ``proportions.unseen_bounds``: values that are all 0 do not show that the mean
+    is. Raises ValueError as ``mean_interval``, and where a share lies outside [0, 1].
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if np.any((values < 0) | (values > 1)):
+        raise ValueError(f"shares reach from {values.min():.4g} to {values.max():.4g}; they must lie in [0, 1]")
+    return unseen_bounds(mean_interval(values, level=level, seed=seed), len(values))
 
 
 def mean_intervals(
@@ -72,7 +92,10 @@ def difference_interval(
         return StudentMeans(estimate, np.sqrt(variance), df).intervals(level)[0]
 
     rng = np.random.default_rng(seed)
-    resampled = [_resampled(array - mean, np.ones(len(array)), rng) for array, mean in zip(arrays, means, strict=True)]
+    resamples = min(_num_resamples(array) for array in arrays)
+    resampled = [
+        _resampled(array - mean, np.ones(len(array)), rng, resamples) for array, mean in zip(arrays, means, strict=True)
+    ]
     plug_in = [_linear_variance(array - mean) for array, mean in zip(arrays, means, strict=True)]
     bootstrapped = BootstrapMeans(
         estimate,
@@ -216,10 +239,11 @@ def mean_distribution(
     residuals = sums - sizes[:, None] * estimate
     residuals = np.where(np.ptp(values, axis=0) == 0, 0.0, residuals)
     count = len(sums)
-    if count < FEW_UNITS:
+    effective = sizes.sum() ** 2 / (sizes**2).sum()  # equal clusters that would tell as much
+    if effective < FEW_UNITS - 1e-9:
         variance = _linear_variance(residuals) * (count / sizes.sum()) ** 2 * count / (count - 1)
-        return StudentMeans(estimate, np.sqrt(variance), np.full_like(estimate, count - 1))
-    shift, variance = _resampled(residuals, sizes, np.random.default_rng(seed))
+        return StudentMeans(estimate, np.sqrt(variance), np.full_like(estimate, effective - 1))
+    shift, variance = _resampled(residuals, sizes, np.random.default_rng(seed), _num_resamples(residuals))
     squares = (residuals**2).sum(axis=0)
     acceleration = np.divide(
         (residuals**3).sum(axis=0), 6 * squares**1.5, out=np.zeros_like(squares), where=squares > 0
@@ -257,7 +281,8 @@ def two_way_distribution(
     columns = np.sum([sign * values.mean(axis=0) for sign, values in centred], axis=0)  # [example, column]
     variance = _linear_variance(columns) + np.sum([_linear_variance(v.mean(axis=1)) for _, v in centred], axis=0)
     shifts, errors = [], []
-    for chunk in _chunks(len(estimate) * max(num_examples, *(len(values) for _, values in groups))):
+    per_resample = len(estimate) * max(num_examples, *(len(values) for _, values in groups))
+    for chunk in _chunks(per_resample, RESAMPLES):
         by_example = _normalised(_poisson(rng, (chunk, num_examples)))
         shift, spread = np.zeros((chunk, len(estimate))), np.zeros((chunk, len(estimate)))
         by_column = np.zeros((chunk, num_examples, len(estimate)))
@@ -311,12 +336,15 @@ def _linear_variance(residuals: Float[np.ndarray, "unit column"]) -> Float[np.nd
 
 
 def _resampled(
-    residuals: Float[np.ndarray, "unit column"], sizes: Float[np.ndarray, " unit"], rng: np.random.Generator
+    residuals: Float[np.ndarray, "unit column"],
+    sizes: Float[np.ndarray, " unit"],
+    rng: np.random.Generator,
+    resamples: int,
 ) -> tuple[Float[np.ndarray, "resample column"], Float[np.ndarray, "resample column"]]:
     """Weighted mean minus mean, and its variance, for every resample; ``residuals`` have mean 0."""
     moments = np.concatenate([residuals, residuals**2, residuals * sizes[:, None]], axis=1)
     shifts, variances = [], []
-    for chunk in _chunks(len(residuals)):
+    for chunk in _chunks(len(residuals), resamples):
         weights = _poisson(rng, (chunk, len(residuals)))
         total = (weights @ sizes)[:, None]
         sums, squares, products = np.split(weights @ moments, 3, axis=1)
@@ -336,20 +364,30 @@ def _poisson(rng: np.random.Generator, shape: tuple[int, int]) -> Float[np.ndarr
 _POISSON_TABLE = stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 1.0).astype(np.uint8)
 
 
+def product_weights(num_units: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Float[np.ndarray, "resample unit"]:
+    """Poisson(1) weights of units that add up to 1 in each resample, for statistics that are no means."""
+    return _normalised(_poisson(np.random.default_rng(seed), (resamples, num_units)))
+
+
 def _normalised(weights: Float[np.ndarray, "resample unit"]) -> Float[np.ndarray, "resample unit"]:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _chunks(num_units: int) -> list[int]:
+def _num_resamples(values: Float[np.ndarray, "unit column"]) -> int:
+    return MANY_RESAMPLES if values.size < _FEW_VALUES else RESAMPLES
+
+
+def _chunks(num_units: int, resamples: int) -> list[int]:
     """Sizes of the pieces that resamples are drawn in, so that weights take at most some 30 MB."""
     size = max(1, min(RESAMPLES, 4_000_000 // num_units))
-    whole, rest = divmod(RESAMPLES, size)
+    whole, rest = divmod(resamples, size)
     return [size] * whole + [rest] * (rest > 0)
 
 
 def _cluster_sums(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if clusters.shape != values.shape[:1]:
         raise ValueError(f"clusters has shape {clusters.shape}; name one cluster for each of the {len(values)} units")
+    check_names(clusters, "clusters")
     _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     if len(sizes) < 2:
         raise ValueError("clusters names a single cluster; an interval needs two or more")

@@ -11,12 +11,14 @@ from scipy import special, stats
 
 from lossjax.analysis.calibration import assign_folds, checked, refined_losses, scores
 from lossjax.analysis.interval import Intervals
-from lossjax.analysis.resampling import mean_intervals
+from lossjax.analysis.resampling import mean_intervals, two_way_distribution
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SelectionRegret:
-    """What each selector's choice is worth to each judge; intervals are over searches, leading axes validation sizes.
+    """What each selector's choice is worth to each judge; leading axes are validation sizes.
+
+    Intervals are over searches, or over searches × examples where judged example by example.
 
     Attributes:
         selectors: what was selected by, on validation; judges: what the choice is judged by, on other data.
@@ -44,7 +46,7 @@ class SelectionRegret:
 
 def selection_regret(
     selecting: Mapping[str, Float[np.ndarray, "*size search config"]],
-    judging: Mapping[str, Float[np.ndarray, "search config"]],
+    judging: Mapping[str, Float[np.ndarray, "search config *example"]],
     *,
     oracle: Mapping[str, Float[np.ndarray, "search config"]] | None = None,
     higher: Collection[str] = ("accuracy",),
@@ -61,7 +63,9 @@ def selection_regret(
 
     Args:
         selecting: selector → scores on validation, with leading axes for its size if it varies.
-        judging: judge → scores on test.
+        judging: judge → scores on test; with a last axis of examples where all searches have the same. Intervals are
+            then over searches (or clusters) × examples, both sampled (Owen & Eckles 2012); what was selected by, and
+            the oracle, are taken as they are.
         oracle: judge → scores on a third split, by which the oracle chooses. Its choice is then judged on test like
             all others, so it has no luck there.
         higher: the metrics of which more is better; of all others less is.
@@ -74,24 +78,30 @@ def selection_regret(
     selectors, judges = tuple(selecting), tuple(judging)
     sign = {name: -1.0 if name in higher else 1.0 for name in (*selectors, *judges)}  # times it, less is better
     chosen = np.stack([_chosen(sign[name] * selecting[name]) for name in selectors], axis=-3)
-    # [*size selector search judge]
-    judged = np.stack([_expected(chosen, judging[name]) for name in judges], axis=-1)
+    crossed = {values.ndim for values in judging.values()} == {3}
+    by_example = {name: values if crossed else values[..., None] for name, values in judging.items()}
+    # [*size selector search example judge]; one example, the mean, where they are not crossed
+    judged = np.stack([_judged(chosen, by_example[name]) for name in judges], axis=-1)
     regret = None
     if oracle is not None:
-        best = {name: _expected(_chosen(sign[name] * np.asarray(oracle[name])), judging[name]) for name in judges}
+        best = {name: _judged(_chosen(sign[name] * np.asarray(oracle[name])), by_example[name]) for name in judges}
         regret = np.stack([sign[j] * (judged[..., n] - best[j]) for n, j in enumerate(judges)], axis=-1)
     optimism = np.full(judged.shape[:-1], np.nan)
     for index, name in enumerate(selectors):
         if name in judges:
-            looked = _expected(chosen[..., index, :, :], selecting[name])
-            optimism[..., index, :] = sign[name] * (judged[..., index, :, judges.index(name)] - looked)
+            looked = _expected(chosen[..., index, :, :], selecting[name])[..., None]
+            optimism[..., index, :, :] = sign[name] * (judged[..., index, :, :, judges.index(name)] - looked)
     across = len(shape) - 2  # sizes come first; then the selector, and then the search
 
     def over_searches(values: np.ndarray) -> Intervals:
-        return _over_searches(np.moveaxis(values, -2, 0), clusters, level, seed)
+        values = np.moveaxis(values, (-3, -2), (0, 1))
+        if crossed:
+            return _over_searches_and_examples(values, clusters, level, seed)
+        return _over_searches(values[:, 0], clusters, level, seed)
 
     differences = [
-        over_searches(judged[..., [one], :, :] - judged[..., one + 1 :, :, :]) for one in range(len(selectors) - 1)
+        over_searches(judged[..., [one], :, :, :] - judged[..., one + 1 :, :, :, :])
+        for one in range(len(selectors) - 1)
     ]
     return SelectionRegret(
         selectors=selectors,
@@ -100,7 +110,7 @@ def selection_regret(
         difference=_antisymmetric(differences, (*shape[:across], len(selectors), len(judges)), across, level),
         regret=None if regret is None else over_searches(regret),
         optimism=_squeezed(over_searches(optimism[..., None])),
-        nonfinite=(~np.isfinite(judged)).any(axis=-1).mean(axis=-1),
+        nonfinite=(~np.isfinite(judged)).any(axis=(-2, -1)).mean(axis=-1),
         num_searches=shape[-2],
     )
 
@@ -124,22 +134,38 @@ def validation_scores(
     for size in sizes:
         if not folds <= size <= len(labels):
             raise ValueError(f"sizes has {size}, which must lie in {folds} … {len(labels)}, from folds to all examples")
-    found = {name: np.full((len(sizes), len(logits)), np.nan) for name in ("loss", "accuracy", "brier", "refinement")}
+    logits = np.where(np.isfinite(logits).all(axis=(1, 2), keepdims=True), logits, np.nan)
+    by_size = [example_scores(logits[:, order[:size]], labels[order[:size]], folds=folds, seed=seed) for size in sizes]
+    return {name: np.stack([found[name].mean(axis=1) for found in by_size]) for name in SCORES}
+
+
+SCORES = ("loss", "accuracy", "brier", "refinement")
+
+
+def example_scores(
+    logits: Float[np.ndarray, "config example class"],
+    labels: Int[np.ndarray, " example"],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, Float[np.ndarray, "config example"]]:
+    """What ``validation_scores`` are the means of: each example's loss, correctness, Brier score and refined loss."""
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    num_examples = len(labels)
+    found = {name: np.full((len(logits), num_examples), np.nan) for name in SCORES}
     finite = np.flatnonzero(np.isfinite(logits).all(axis=(1, 2)))
     if len(finite) == 0:
         return found
-    for row, size in enumerate(sizes):
-        chosen = order[:size]
-        flat, repeated = checked(
-            logits[np.ix_(finite, chosen)].reshape(-1, logits.shape[2]), np.tile(labels[chosen], len(finite))
-        )
-        measured = scores(flat, repeated)
-        loss, correct, brier = (v.reshape(len(finite), size) for v in (measured.loss, measured.correct, measured.brier))
-        # one fold an example for all configurations, which are compared with one another
-        fold = assign_folds(correct.sum(axis=0), folds=folds, seed=seed)
-        refined = refined_losses(flat.reshape(len(finite), size, -1), labels[chosen], fold, folds)
-        for name, values in zip(found, (loss, correct, brier, refined), strict=True):
-            found[name][row, finite] = values.mean(axis=1)
+    flat, repeated = checked(logits[finite].reshape(-1, logits.shape[2]), np.tile(labels, len(finite)))
+    measured = scores(flat, repeated)
+    loss, correct, brier = (
+        values.reshape(len(finite), num_examples) for values in (measured.loss, measured.correct, measured.brier)
+    )
+    # one fold an example for all configurations, which are compared with one another
+    fold = assign_folds(correct.sum(axis=0), folds=folds, seed=seed)
+    refined = refined_losses(flat.reshape(len(finite), num_examples, -1), labels, fold, folds)
+    for name, values in zip(SCORES, (loss, correct, brier, refined), strict=True):
+        found[name][finite] = values
     return found
 
 
@@ -160,7 +186,15 @@ def winner_weights(
     costs = np.where(np.isfinite(costs), -costs if higher else costs, np.inf)
     below, through = (stats.rankdata(costs, axis=-1, method=how) for how in ("min", "max"))
     # [k] probability that none of the best k is taken
-    none_of = special.comb(num_configs - np.arange(num_configs + 1), size) / special.comb(num_configs, size)
+    left = num_configs - np.arange(num_configs - size + 1)  # at least ``size`` of them
+    none_of = np.zeros(num_configs + 1)
+    # C(left, size) / C(N, size), by logarithms: the numbers themselves overflow from some thousand configurations
+    none_of[: len(left)] = np.exp(
+        special.gammaln(left + 1)
+        - special.gammaln(left - size + 1)
+        - special.gammaln(num_configs + 1)
+        + special.gammaln(num_configs - size + 1)
+    )
     below, through = below.astype(np.int64) - 1, through.astype(np.int64)
     return np.asarray((none_of[below] - none_of[through]) / (through - below))
 
@@ -178,6 +212,46 @@ def _expected(
     """The chosen configurations' mean value; not finite where one of them is not."""
     with np.errstate(invalid="ignore"):
         return np.where(chosen > 0, chosen * values, 0.0).sum(axis=-1)
+
+
+def _judged(
+    chosen: Float[np.ndarray, "*choice search config"], values: Float[np.ndarray, "search config example"]
+) -> Float[np.ndarray, "*choice search example"]:
+    """``_expected`` of each example."""
+    finite = np.isfinite(values)
+    if values.shape[2] == 1:
+        return _expected(chosen, values[..., 0])[..., None]
+    found = np.matmul(chosen[..., None, :], np.where(finite, values, 0.0))[..., 0, :]
+    lost = (chosen * ~finite.all(axis=2)).sum(axis=-1) > 0
+    return np.where(lost[..., None], np.nan, found)
+
+
+def _over_searches_and_examples(
+    values: Float[np.ndarray, "search example *column"],
+    clusters: Shaped[np.ndarray, " search"] | None,
+    level: float,
+    seed: int,
+) -> Intervals:
+    """As ``_over_searches``, of means over searches × examples; a cluster is the mean of its searches."""
+    units = np.arange(len(values)) if clusters is None else np.asarray(clusters)
+    shape = values.shape[2:]
+    columns = values.reshape(*values.shape[:2], -1)
+    finite = np.isfinite(columns).all(axis=1)  # [search, column]
+    estimate, low, high = np.full((3, columns.shape[2]), np.nan)
+    patterns, which = np.unique(finite, axis=1, return_inverse=True)
+    for pattern in range(patterns.shape[1]):
+        rows, members = patterns[:, pattern], np.flatnonzero(which.reshape(-1) == pattern)
+        _, index, counts = np.unique(units[rows], return_inverse=True, return_counts=True)
+        if len(counts) == 0:
+            continue
+        means = np.zeros((len(counts), columns.shape[1], len(members)))
+        np.add.at(means, index, columns[rows][:, :, members])
+        means /= counts[:, None, None]
+        estimate[members] = means.mean(axis=(0, 1))
+        if min(means.shape[:2]) >= 2:
+            found = two_way_distribution([(1, means)], seed=seed).intervals(level)
+            low[members], high[members] = found.low, found.high
+    return Intervals(estimate.reshape(shape), low.reshape(shape), high.reshape(shape), level)
 
 
 def _over_searches(
@@ -232,11 +306,15 @@ def _check(
     shape = min(shapes)
     if len(shapes) > 1 or len(shape) < 2:
         raise ValueError(f"selecting has arrays of shapes {sorted(shapes)}; all must be [*size, search, config] alike")
-    for name, values in (*judging.items(), *(oracle or {}).items()):
-        if np.shape(values) != shape[-2:]:
-            raise ValueError(
-                f"{name!r} has shape {np.shape(values)} where selecting has searches × configs {shape[-2:]}"
-            )
+    judged = {f"judging {name!r}": values.shape[:2] for name, values in judging.items()}
+    for name, found in (judged | {f"oracle {name!r}": np.shape(one) for name, one in (oracle or {}).items()}).items():
+        if found != shape[-2:]:
+            raise ValueError(f"{name} has shape {found} where selecting has searches × configs {shape[-2:]}")
+    if len({values.shape[2:] for values in judging.values()}) > 1 or any(one.ndim > 3 for one in judging.values()):
+        raise ValueError(
+            f"judging has arrays of shapes {[values.shape for values in judging.values()]}; all must be [search, "
+            "config], or all [search, config, example] of the same examples"
+        )
     if oracle is not None and not set(judging) <= set(oracle):
         raise ValueError(f"oracle has no {sorted(set(judging) - set(oracle))}; it needs every judge's metric")
     return shape

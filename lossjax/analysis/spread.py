@@ -24,6 +24,8 @@ class SeedVariance:
         predicted: error/(n·classes): for two classes what a class-wise calibrated algorithm shows (eq. 6), for more
             a lower bound (theorem 4, eq. 7).
         ratio: observed/predicted; None where no run was ever wrong.
+        independent_ratio: independent/predicted, which leaves out the variance on the whole distribution as eq. 6 does;
+            for two classes it is disagreement over error. None where no run was ever wrong.
         num_members, num_examples: runs, and n.
     """
 
@@ -33,6 +35,7 @@ class SeedVariance:
     distribution: Interval
     predicted: Interval
     ratio: Interval | None
+    independent_ratio: Interval | None
     num_members: int
     num_examples: int
 
@@ -64,15 +67,16 @@ def seed_variance(
 
     error = two_way_interval(wrong, level=level, seed=seed)
     size = num_examples * num_classes
-    ratio = None
-    if error.estimate > 0:
+
+    def over_predicted(part: np.ndarray, influence: np.ndarray) -> Interval | None:
+        if error.estimate == 0:
+            return None
         expected = error.estimate / size
-        estimate = float((alone + shrunk).mean() / expected)
+        estimate = float(part.mean() / expected)
         # linearised: its mean is the ratio, and its spread the ratio's
-        linear = [
-            estimate + (part - estimate * wrong / size) / expected for part in (alone + shrunk, alone + 2 * shrunk)
-        ]
-        ratio = _crossed(linear[0], influence=linear[1], level=level, seed=seed)
+        linear = [estimate + (values - estimate * wrong / size) / expected for values in (part, influence)]
+        return _crossed(linear[0], influence=linear[1], level=level, seed=seed)
+
     return SeedVariance(
         error=error,
         # covariances are of two examples, so an example counts twice in them
@@ -80,7 +84,8 @@ def seed_variance(
         independent=_crossed(alone, influence=alone, level=level, seed=seed),
         distribution=_crossed(together, influence=2 * together, level=level, seed=seed),
         predicted=Interval(error.estimate / size, error.low / size, error.high / size, level),
-        ratio=ratio,
+        ratio=over_predicted(alone + shrunk, alone + 2 * shrunk),
+        independent_ratio=over_predicted(alone, alone),
         num_members=num_members,
         num_examples=num_examples,
     )

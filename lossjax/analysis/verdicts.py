@@ -27,8 +27,9 @@ def judge(
     - ``"equivalent"`` needs ``smallest``: supported within ``threshold ± smallest``, refuted wholly beyond.
     - ``"different"``, in either direction, is its opposite: supported wholly beyond, refuted within.
 
-    Unresolved otherwise, without bounds, and where ``num_seeds`` pairs could not reach the interval's level by an exact
-    test (fewer than 6 at 95 %). A bound that touches the limit resolves nothing, except for equivalence.
+    Unresolved otherwise, without bounds, and where ``num_seeds`` pairs, the units that the interval is over, could not
+    reach the interval's level by an exact test (fewer than 6 at 95 %). A bound that touches the
+    limit resolves nothing, except for equivalence.
     """
     margin = 0.0 if smallest is None else smallest
     if margin < 0:

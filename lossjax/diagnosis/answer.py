@@ -36,8 +36,9 @@ class CellChange:
 class Model:
     """One of the two models that are compared; losses in nats.
 
-    ``refinement``, ``calibration`` and ``temperature`` are None for a curve, ``calibration`` also for several seeds or
-    clusters; ``temperature`` is the geometric mean over seeds. ``calibration_error`` is the expected one, in bins of
+    ``refinement``, ``calibration`` and ``temperature`` are None for a curve; ``temperature`` is the geometric mean over
+    seeds. The bounds of ``calibration`` are those of ``lossjax.analysis.calibration.Decomposition``; for several seeds
+    or clusters, those of the mean of out-of-fold differences. ``calibration_error`` is the expected one, in bins of
     equal width, and ``calibration_error_null`` what a calibrated model of these confidences would show.
     """
 
@@ -54,6 +55,23 @@ class Model:
     calibration_error: float | None = None
     calibration_error_null: float | None = None
     calibration_error_p: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Repair:
+    """What a repair with more parameters than a temperature does, fitted to each model on other examples; for K only.
+
+    Attributes:
+        kind: "bias", one for each class beside the temperature, or "vector", a scale and a bias for each.
+        left: ΔL with both models so repaired.
+        contrast: 0.2·ΔL − left; above 0 where the repair takes away at least four fifths of the rise.
+        gain: what it takes from the loss of the second model.
+    """
+
+    kind: Literal["bias", "vector"]
+    left: Interval
+    contrast: Interval
+    gain: Interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +200,7 @@ class Diagnosis:
         before, after: the two models compared.
         cells: contributions to ΔL by what was right before and after; they add up to it.
         temperature: model → the temperature that its logits are best divided by.
+        repairs: for K, what a bias and a scale for each class do; empty otherwise, and where they were not tried.
         recommendation: which to keep, in a sentence.
         path: all checkpoints, or points of a curve.
         reliability: model → bins.
@@ -207,6 +226,7 @@ class Diagnosis:
     kind_resolved: bool | None
     cells: Mapping[str, CellChange] | None
     temperature: Mapping[str, float] | None
+    repairs: tuple[Repair, ...]
     influence: Influence | None
     groups: tuple[Group, ...]
     examples: tuple[Example, ...]

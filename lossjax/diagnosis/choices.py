@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
-from lossjax.analysis.comparison import cluster_values
+from lossjax.analysis.comparison import accuracy_change, accuracy_interval, cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
-from lossjax.analysis.proportions import bonett_price, wilson
-from lossjax.analysis.resampling import two_way_difference
-from lossjax.diagnosis import wording
+from lossjax.analysis.proportions import two_examples_added
 from lossjax.diagnosis.answer import Choice, Goal
-from lossjax.diagnosis.measured import Measured, Settings, chosen_by_other_folds, means_of
-from lossjax.diagnosis.reading import Subject
+from lossjax.diagnosis.measured import (
+    Measured,
+    Settings,
+    bounded,
+    chosen_by_other_folds,
+    difference_of,
+    means_of,
+    over_seeds,
+)
+from lossjax.diagnosis.subject import Subject
+
+SCORES: Final[Mapping[Goal, str]] = {
+    "probabilities": "loss (nats)",
+    "recalibrated": "loss at the best temperature (nats)",
+    "accuracy": "accuracy",
+    "balanced": "balanced accuracy",
+}
+
+# what a checkpoint of a run may be chosen by
+SELECTORS: Final[Mapping[Goal, str]] = {
+    "probabilities": "the lowest loss",
+    "recalibrated": "the lowest loss after recalibration",
+    "accuracy": "the highest accuracy",
+    "balanced": "the highest balanced accuracy",
+}
 
 
 def choose(
@@ -55,7 +77,7 @@ def _choices_of_two(
         choices.append(
             Choice(
                 goal=goal,
-                score=wording.SCORES[goal],
+                score=SCORES[goal],
                 keep=names[best],
                 as_good=(names[best],) if regret.low > 0 else names,
                 value=values[goal],
@@ -76,21 +98,24 @@ def _choices_in_run(
     examples = np.arange(len(fold))
     stacked = {goal: np.stack(values) for goal, values in losses.items()}  # [checkpoint, seed, example]
     selectors: dict[str, np.ndarray] = {
-        name: chosen_by_other_folds(stacked[goal].mean(axis=1), fold) for goal, name in wording.SELECTORS.items()
+        name: chosen_by_other_folds(stacked[goal].mean(axis=1), fold) for goal, name in SELECTORS.items()
     }
     selectors["the last checkpoint"] = np.full_like(fold, last)
 
     def picked(goal: Goal, selector: str) -> np.ndarray:
         return stacked[goal][selectors[selector], :, examples].T
 
-    own = {goal: picked(goal, wording.SELECTORS[goal]) for goal in losses}
+    own = {goal: picked(goal, SELECTORS[goal]) for goal in losses}
     others = {
         (goal, name): picked(goal, name)
         for goal in losses
         for name in selectors
-        if name not in (wording.SELECTORS[goal], wording.SELECTORS["balanced"])
+        if name not in (SELECTORS[goal], SELECTORS["balanced"])
     }
     values, regrets = _judged(own, others, subject, settings)
+    for goal, name in others:
+        if np.array_equal(selectors[SELECTORS[goal]], selectors[name]):  # the same choice: no sample of it could differ
+            regrets[goal, name] = Interval(0.0, 0.0, 0.0, settings.level)
     choices = []
     for goal, score in stacked.items():
         units = score[:, 0] if subject.num_seeds is None else score.mean(axis=2)
@@ -100,7 +125,7 @@ def _choices_in_run(
         choices.append(
             Choice(
                 goal=goal,
-                score=wording.SCORES[goal],
+                score=SCORES[goal],
                 keep=subject.names[int(best_evaluation(score.mean(axis=(1, 2)), "lowest"))],
                 as_good=tuple(name for name, kept in zip(subject.names, adequate, strict=True) if kept),
                 value=values[goal],
@@ -123,27 +148,29 @@ def _judged(
     values: dict[Goal, Interval] = {}
     regrets: dict[tuple[Goal, str], Interval] = {}
     columns: dict[tuple[Goal, str], np.ndarray] = {(goal, ""): score for goal, score in own.items()}
-    exact = subject.num_seeds is None and subject.clusters is None
     for (goal, name), score in others.items():
         if subject.num_seeds is not None and not subject.same_seeds:
-            a, b = own[goal], score
-            if subject.clusters is not None:
-                a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
-            regrets[goal, name] = two_way_difference(a, b, level=settings.level, seed=settings.seed)
-        elif exact and goal == "accuracy":
+            regrets[goal, name] = difference_of(own[goal], score, subject, settings)
+        elif subject.num_seeds is None and goal == "accuracy":
             # a bootstrap of a few discordant examples would be too narrow
-            change = (score - own[goal])[0]
-            worse, better = int((change > 0).sum()), int((change < 0).sum())
-            regrets[goal, name] = bonett_price(worse, better, len(change), level=settings.level)
+            regrets[goal, name] = accuracy_change((score - own[goal])[0], subject.clusters, level=settings.level)
         else:
             columns[goal, name] = score - own[goal]
     means = means_of(columns, subject, settings)
     for goal, score in own.items():
         found = means.pop((goal, ""))
         if goal in ("accuracy", "balanced"):
-            found = Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level)
-        if exact and goal == "accuracy":
-            found = wilson(int((score == 0).sum()), score.size, level=settings.level)
+            found = bounded(Interval(1 - found.estimate, 1 - found.high, 1 - found.low, found.level), 0, 1)
+        if goal == "accuracy":
+            found = accuracy_interval(score == 0, subject.clusters, found)
         values[goal] = found
     regrets |= means
+    if subject.num_seeds is not None:
+        for (goal, name), score in others.items():
+            if goal == "accuracy":  # the same for populations
+                change = over_seeds(score) - over_seeds(own[goal])
+                regrets[goal, name] = two_examples_added(regrets[goal, name], change, subject.clusters)
+    for key, regret in regrets.items():
+        if key[0] in ("accuracy", "balanced"):
+            regrets[key] = bounded(regret, -1, 1)
     return values, {key: regrets[key] for key in others}

@@ -13,7 +13,7 @@ from lossjax.analysis.regimes import FLAT, UNTOLD, Flat, observed_windows
 from lossjax.diagnosis.answer import SCHEMA, Diagnosis, Model, NextStep, Point, Timing
 from lossjax.diagnosis.curves import Curve
 from lossjax.diagnosis.phrases import apart, percent, sentences
-from lossjax.diagnosis.wording import regime_name
+from lossjax.diagnosis.story import regime_name
 
 _CAUTIONS: Final = (
     "A curve holds no examples: there are no intervals, no cells, no temperature. These answers are weaker than those "
@@ -55,6 +55,7 @@ def examine_curve(curve: Curve, *, num_examples: int | None = None, flat: Flat =
     timing = Timing(names[lowest], (), names[highest], (), lag, f"{curve.time_name}s")
     story = _Story(
         curve=curve,
+        first=first,
         letter=letter,
         detail=detail,
         before=before,
@@ -85,6 +86,7 @@ def examine_curve(curve: Curve, *, num_examples: int | None = None, flat: Flat =
         kind_resolved=None,
         cells=None,
         temperature=None,
+        repairs=(),
         influence=None,
         groups=(),
         examples=(),
@@ -115,6 +117,7 @@ class _Story:
     """What the sentences about a curve are about."""
 
     curve: Curve
+    first: int  # where the window begins; it ends at the last point
     letter: str
     detail: str
     before: Model
@@ -136,11 +139,31 @@ def _verdict(story: _Story) -> str:
             "A curve cannot say why: over-confidence, which one temperature repairs, and worse ranking look the same."
         ),
         "P": "The probabilities went on improving where accuracy shows nothing.",
-        "W": "Both got worse: the model over-fits after its lowest loss.",
-        "G": "Both were still improving.",
+        "W": _why_both_got_worse(story),
+        "G": "Both were still improving." if story.improving else "",
         "S": "They point in opposite directions: decide which of the two you are judged by.",
     }.get(story.letter, "")
     return sentences(happened, why, _recommendation(story))
+
+
+def _why_both_got_worse(story: _Story) -> str:
+    """Over-fitting is told by a training loss that goes on falling."""
+    fell = _fall_of_training_loss(story)
+    if story.curve.split == "training":
+        return "Both got worse on the training examples themselves, so this is no over-fitting but unstable training."
+    if fell is None:
+        return "Both got worse, as over-fitting does; the training loss, which would tell, is not in the file."
+    if fell > story.flat.loss:
+        return f"Both got worse while the training loss fell by {fell:.3g} nats: the model over-fits."
+    return "Both got worse and the training loss did not fall, so this is no over-fitting but unstable training."
+
+
+def _fall_of_training_loss(story: _Story) -> float | None:
+    """Over the window; None where it is not known at both ends."""
+    if story.curve.train_loss is None:
+        return None
+    first, last = float(story.curve.train_loss[story.first]), float(story.curve.train_loss[-1])
+    return first - last if math.isfinite(first) and math.isfinite(last) else None
 
 
 def _recommendation(story: _Story) -> str:
@@ -148,9 +171,8 @@ def _recommendation(story: _Story) -> str:
     if timing.lowest_loss == timing.highest_accuracy:
         return f"Keep {timing.lowest_loss}: loss and accuracy are both best there, as far as a curve can tell."
     return (
-        f"Keep {timing.lowest_loss} for probabilities as they are and {timing.highest_accuracy} for accuracy, "
-        "as far as "
-        "a curve can tell."
+        f"Keep {timing.lowest_loss} for probabilities as they are and {timing.highest_accuracy} for accuracy, as far "
+        "as a curve can tell."
     )
 
 
@@ -165,8 +187,7 @@ def _evidence(story: _Story) -> tuple[str, ...]:
         low, high = story.after.accuracy.low, story.after.accuracy.high
         lines.append(
             f"With {story.num_examples:,} examples the last accuracy has the interval {percent(low)} to "
-            f"{percent(high)}: "
-            "differences much smaller than that may be noise."
+            f"{percent(high)}: differences much smaller than that may be noise."
         )
     return tuple(lines)
 

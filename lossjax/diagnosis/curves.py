@@ -1,5 +1,5 @@
 """Training curves as other tools write them: Keras' and Lightning's CSVLogger, Hugging Face's trainer_state.json,
-TensorBoard's and Weights & Biases' CSV exports.
+TensorBoard's CSV and JSON and Weights & Biases' CSV exports.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from jaxtyping import Float
 
 from lossjax.diagnosis.reading import InputError, one_line, shown
 
-MAX_CURVE_BYTES = 2**26  # of a file of losses and accuracies
+MAX_CURVE_BYTES = 2**25  # of a file of losses and accuracies
+MAX_CELLS = 4_000_000  # of a table: some hundred bytes each in memory
 TENSORBOARD: Final = ["Wall time", "Step", "Value"]
 
 _TIMES = ("step", "global_step", "_step", "epoch")
@@ -44,7 +45,7 @@ class Curve:
         loss: [point] nats, finite, of the split that was found.
         accuracy: [point] in 0 … 1.
         split: "held-out", "training", or "unnamed".
-        train_loss: [point] nan where it is not known; None where the file has none.
+        train_loss: [point] the last that is known there, nan where none is yet; None where the file has none.
         notes: which columns were taken and what to beware of.
     """
 
@@ -74,7 +75,7 @@ def read_curve(
     for path in paths:
         rows += _read(Path(path))
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    time_name = next((name for known in _TIMES for name in columns if _plain(name) == known), None)
+    time_name = next((name for known in _TIMES for name in columns if _time(name) == known), None)
     if time_name is None:
         raise InputError(f"the columns are {_listed(columns)} and none is step or epoch; add one")
     merged = _merged(rows, time_name)
@@ -102,13 +103,14 @@ def read_curve(
             "--loss-column"
         )
     train_name = _train_loss(columns) if split == "held-out" else None
+    trained = None if train_name is None else _last_known(merged, train_name, time_name)
     return Curve(
-        time_name="epoch" if _plain(time_name) == "epoch" else "step",
+        time_name="epoch" if _time(time_name) == "epoch" else "step",
         times=np.array([row[time_name] for row in finite]),
         loss=losses,
         accuracy=_fractions(np.array([row[accuracy_name] for row in finite]), accuracy_name, notes),
         split=split,
-        train_loss=None if train_name is None else np.array([row.get(train_name, math.nan) for row in finite]),
+        train_loss=None if trained is None else np.array([trained[row[time_name]] for row in finite]),
         notes=(f"Loss is column {shown(loss_name)} and accuracy {shown(accuracy_name)} ({split}).", *notes),
     )
 
@@ -132,21 +134,29 @@ def _from_json(path: Path, text: str) -> Rows:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no readable JSON ({one_line(error)})") from error
     entries = state.get("log_history") if isinstance(state, dict) else state
+    if isinstance(entries, list) and entries and all(isinstance(entry, list) and len(entry) == 3 for entry in entries):
+        # TensorBoard's JSON: [wall time, step, value]
+        return [dict(_numbers(zip(("wall_time", "step", _tag(path)), entry, strict=True))) for entry in entries]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(
             f"{path} has no log_history, a list of rows, as trainer_state.json of Hugging Face's Trainer has"
         )
-    # "loss" of that file is the training loss since the last log
-    names = {"loss": "train_loss"} if isinstance(state, dict) else {}
+    # "loss" of that file is the training loss since the last log, and "train_loss", once at the end, that of all steps
+    names = {"loss": "train_loss", "train_loss": "mean_train_loss"} if isinstance(state, dict) else {}
     return [{names.get(name, name): number for name, number in _numbers(entry.items())} for entry in entries]
 
 
 def _from_csv(path: Path, text: str) -> Rows:
+    lines, cells = [], 0
     try:
-        lines = list(csv.reader(io.StringIO(text, newline="")))
+        for line in csv.reader(io.StringIO(text, newline="")):
+            cells += len(line)
+            if cells > MAX_CELLS:
+                raise InputError(f"{path} has more than {MAX_CELLS:,} cells; keep the rows and columns of evaluations")
+            if line:
+                lines.append(line)
     except csv.Error as error:
         raise InputError(f"{path} is no readable CSV ({one_line(error)})") from error
-    lines = [line for line in lines if line]
     if len(lines) < 2:
         raise InputError(f"{path} has {len(lines)} lines; a curve has a line of names and a line an evaluation")
     header = [name.strip() for name in lines[0]]
@@ -154,14 +164,18 @@ def _from_csv(path: Path, text: str) -> Rows:
         twice = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path} names column {shown(twice)!r} more than once; rename one")
     if header == TENSORBOARD:
-        # the metric is in the file's name, as TensorBoard offers it: run-validation-tag-epoch_loss.csv
-        header = ["wall_time", "step", path.stem]
+        header = ["wall_time", "step", _tag(path)]
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
             raise InputError(f"line {number} of {path} has {len(line)} cells and the first line {len(header)}; mend it")
         rows.append(dict(_numbers(zip(header, line, strict=True))))
     return rows
+
+
+def _tag(path: Path) -> str:
+    """TensorBoard's metric, which is in the file's name as it offers it: run-validation-tag-epoch_loss.csv."""
+    return re.sub(r" ?\(\d+\)$", "", path.stem)  # a browser's, for a second file of this name
 
 
 def _numbers(pairs: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, float]]:
@@ -183,6 +197,15 @@ def _merged(rows: Rows, time_name: str) -> Rows:
         if time is not None and math.isfinite(time):
             found.setdefault(time, {}).update(row)
     return [found[time] for time in sorted(found)]
+
+
+def _last_known(rows: Rows, name: str, time_name: str) -> dict[float, float]:
+    """Time → the last value of a column, nan before the first: some tools log training at steps of its own."""
+    value, known = math.nan, {}
+    for row in rows:
+        value = row.get(name, value)
+        known[row[time_name]] = value
+    return known
 
 
 def _pick(
@@ -256,16 +279,22 @@ def _tokens(name: str) -> list[str]:
     tail = name.split(" - ")[-1]  # Weights & Biases: "run name - val_loss", and "… - val_loss__MIN" beside it
     run, tag, metric = tail.partition("-tag-")  # TensorBoard: "run-validation-tag-epoch_loss"
     if tag:
-        where = next((token for token in _HELD_OUT if token in re.split(r"[^a-z0-9]+", run.lower())), None)
+        own = next((token for token in (*_HELD_OUT, *_TRAIN) if token in _words(metric)), None)
+        where = next((token for token in _HELD_OUT if token in _words(run)), None)
         if where is None and any(token in run.lower() for token in _TRAIN):
             where = "train"
-        tail = f"{where or ''}_{metric}"
+        tail = metric if own else f"{where or ''}_{metric}"
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", tail)  # valLoss
-    return [token for token in re.split(r"[^a-z0-9]+", spaced.lower()) if token]
+    return _words(spaced)
 
 
-def _plain(name: str) -> str:
-    return name.strip().lower()
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+
+
+def _time(name: str) -> str:
+    """The name of a column of times without what the exporters put before it: "trainer/global_step" of Lightning."""
+    return re.sub(r"^train(er)?/", "", name.strip().lower())
 
 
 def _fractions(accuracy: np.ndarray, name: str, notes: list[str]) -> np.ndarray:

@@ -14,7 +14,8 @@ from lossjax.diagnosis.answer import Diagnosis
 from lossjax.diagnosis.curve_answer import examine_curve
 from lossjax.diagnosis.curves import read_curve
 from lossjax.diagnosis.examine import examine
-from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, found_at, is_curve, read_files, shown, subject
+from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, found_at, is_curve, shown
+from lossjax.diagnosis.subject import read_files, subject
 
 Path = str | os.PathLike[str]
 
@@ -111,7 +112,7 @@ def diagnose(
             raise InputError("labels are missing; give labels [example] beside the logits")
         shared = {"labels": labels, "steps": steps, "class_names": class_names, "clusters": clusters}
         arrays = {name: np.asarray(value) for name, value in shared.items() if value is not None}
-        logits = {"before": before} if after is None else {"before": before, "after": after}
+        logits = {"the array": before} if after is None else {"before": before, "after": after}
         found = subject(
             [Arrays(name, {"logits": np.asarray(array), **arrays}) for name, array in logits.items()],
             train_counts=counts,

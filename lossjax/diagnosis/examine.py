@@ -3,65 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
 
-from lossjax.analysis.attribution import CELLS, frequency_groups, tail_examples
+from lossjax.analysis.attribution import CELLS, tail_examples
 from lossjax.analysis.calibration import scores
 from lossjax.analysis.calibration_error import confidence_error, reliability
-from lossjax.analysis.comparison import Comparison, Records, compare_records
-from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import bonett_price, wilson
+from lossjax.analysis.comparison import Comparison, Records, accuracy_interval, compare_records
 from lossjax.analysis.regimes import FLAT, Flat
-from lossjax.analysis.resampling import mean_interval
 from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
-from lossjax.diagnosis import wording
-from lossjax.diagnosis.answer import (
-    SCHEMA,
-    Bin,
-    CellChange,
-    Choice,
-    Diagnosis,
-    Example,
-    Group,
-    Model,
-    Point,
-    Settling,
-    Timing,
+from lossjax.diagnosis import advice, wording
+from lossjax.diagnosis.answer import SCHEMA, Bin, CellChange, Choice, Diagnosis, Model, Point, Settling, Timing
+from lossjax.diagnosis.carried import (
+    confidence_where_both_wrong,
+    examples_carrying,
+    groups_carrying,
+    groups_of_examples,
 )
 from lossjax.diagnosis.choices import choose
 from lossjax.diagnosis.measured import (
     Measured,
     Settings,
     best_by_loss,
+    bounded,
     by_seed,
-    chosen_by_other_folds,
     means_of,
     measure,
     over_seeds,
 )
-from lossjax.diagnosis.reading import FOLDS, Subject
+from lossjax.diagnosis.outputs import FOLDS
+from lossjax.diagnosis.repairs import try_repairs
+from lossjax.diagnosis.story import Story, regime_name, undecided
+from lossjax.diagnosis.subject import Subject
+from lossjax.diagnosis.window import Window, choose_window, records_at
 
 BINS = 15
-
-
-TOP_EXAMPLES = 20
-
-
-GROUP_NAMES = ("head", "middle", "tail")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Window:
-    """From where to where: ``first`` [example] is the checkpoint that each example's first loss is taken from."""
-
-    first: Int[np.ndarray, " example"]
-    shown: int  # the one checkpoint that stands for ``first``
-    last: int
-    notes: tuple[str, ...] = ()
 
 
 def examine(
@@ -78,8 +55,8 @@ def examine(
     """
     settings = Settings(flat, level, seed)
     fold, measured = measure(subject, settings)
-    window = _window(subject, measured, fold)
-    pair = (_records(subject, measured, window.first), _records(subject, measured, np.full_like(fold, window.last)))
+    window = choose_window(subject, measured, fold)
+    pair = (records_at(subject, measured, window.first), records_at(subject, measured, np.full_like(fold, window.last)))
     comparison = _compare(subject, pair, ordered, settings)
     if comparison.swapped:
         # told the way it was judged: to the model of higher accuracy, or of lower loss where that is flat
@@ -87,22 +64,24 @@ def examine(
         comparison = _compare(subject, pair, True, settings)
     models = _models(subject, measured, window, settings)
     scope = comparison.scope + ("; clusters resampled whole" if subject.clusters is not None else "")
-    groups = _groups(subject, pair, comparison, settings)
+    groups = groups_carrying(subject, pair, comparison, settings)
     choices = choose(subject, measured, fold, window.last, settings)
     timing = _timing(subject, choices) if subject.is_run else None
     settling = _settling(subject, comparison, pair, level)
-    story = wording.Story(
+    repairs = try_repairs(subject, pair, window, fold, settings) if comparison.regime == "K" else ()
+    story = Story(
         comparison=comparison,
         before=models[0],
         after=models[1],
         is_run=subject.is_run,
         named=subject.is_run or not ordered,
         improving=subject.is_run and best_by_loss(measured) == window.last,
-        wrong_confidence=_confidence_where_both_wrong(measured, window),
+        wrong_confidence=confidence_where_both_wrong(measured, window),
         settling=settling,
         timing=timing,
         choices=choices,
         groups=groups,
+        repairs=repairs,
         flat=flat,
         num_checkpoints=len(subject.names),
     )
@@ -112,8 +91,8 @@ def examine(
         kind="run" if subject.is_run else "pair",
         regime=comparison.regime,
         regime_detail=comparison.refinement,
-        regime_name=wording.regime_name(comparison.refinement, wording.undecided(story)),
-        evidence=wording.evidence(story),
+        regime_name=regime_name(comparison.refinement, undecided(story)),
+        evidence=(*window.notes, *wording.evidence(story)),
         scope=scope,
         before=models[0],
         after=models[1],
@@ -127,19 +106,19 @@ def examine(
         temperature={
             model.name: measured[at].temperature for model, at in zip(models, (window.shown, window.last), strict=True)
         },
+        repairs=repairs,
         influence=comparison.influence,
         groups=groups,
-        examples=_examples(subject, pair, window),
+        examples=examples_carrying(subject, pair, window),
         settling=settling,
         timing=timing,
         choices=choices,
-        recommendation=wording.recommendation(story),
-        next_steps=wording.next_steps(story),
+        recommendation=advice.recommendation(story),
+        next_steps=advice.next_steps(story),
         path=_path(subject, measured),
         reliability=_reliability(subject, measured, fold, window, level),
         notes=(
             *subject.notes,
-            *window.notes,
             f"Intervals are of {100 * level:g} % and generalise over {scope}.",
             *wording.cautions(story),
         ),
@@ -160,9 +139,9 @@ def examine(
 
 
 def _compare(subject: Subject, pair: tuple[Records, Records], ordered: bool, settings: Settings) -> Comparison:
-    return compare_records(
+    found = compare_records(
         *pair,
-        groups=_frequency_groups(subject),
+        groups=groups_of_examples(subject),
         clusters=subject.clusters,
         tail=None if subject.train_counts is None else tail_examples(subject.train_counts, subject.labels),
         ordered=ordered,
@@ -171,53 +150,17 @@ def _compare(subject: Subject, pair: tuple[Records, Records], ordered: bool, set
         level=settings.level,
         seed=settings.seed,
     )
+    return dataclasses.replace(found, delta_accuracy=bounded(found.delta_accuracy, -1, 1))
 
 
-def _window(subject: Subject, measured: Sequence[Measured], fold: np.ndarray) -> _Window:
-    last = len(measured) - 1
-    if not subject.is_run:
-        return _Window(np.zeros_like(fold), 0, last)
-    best = best_by_loss(measured)
-    if best == last:
-        middle = last // 2
-        note = (
-            f"The loss is lowest at the last checkpoint; the window is the second half of the run, from "
-            f"{subject.names[middle]}."
-        )
-        return _Window(np.full_like(fold, middle), middle, last, (note,))
-    losses = np.stack([one.loss.mean(axis=0) for one in measured])
-    first = chosen_by_other_folds(losses, fold)
-    names = [subject.names[index] for index in np.unique(first)]
-    note = "The window goes from the lowest loss to the last checkpoint. "
-    note += (
-        f"Whichever fifth of the examples is left out, the others choose {names[0]}."
-        if len(names) == 1
-        else f"Leaving out a fifth of the examples at a time, the others choose {', '.join(names)}; every example is "
-        "compared from the one that was chosen without it."
-    )
-    return _Window(first, best, last, (note,))
-
-
-def _records(subject: Subject, measured: Sequence[Measured], index: Int[np.ndarray, " example"]) -> Records:
-    """Each example's record at its checkpoint; without the seed axis where there is none."""
-    used = np.unique(index)
-    fields = []
-    for name in ("loss", "correct", "refined"):
-        values = getattr(measured[used[0]], name)
-        for other in used[1:]:
-            values = np.where(index == other, getattr(measured[other], name), values)
-        fields.append(values[0] if subject.num_seeds is None else values)
-    return Records(*fields)
-
-
-def _models(subject: Subject, measured: Sequence[Measured], window: _Window, settings: Settings) -> tuple[Model, Model]:
+def _models(subject: Subject, measured: Sequence[Measured], window: Window, settings: Settings) -> tuple[Model, Model]:
     shown = (window.shown, window.last)
     exact = subject.num_seeds is None and subject.clusters is None
     means = means_of(
         {
             (index, name): getattr(measured[index], name).astype(np.float64)
             for index in shown
-            for name in ("loss", "brier", "refined", "correct")
+            for name in ("loss", "brier", "refined", "correct", "gain")
         },
         subject,
         settings,
@@ -226,16 +169,15 @@ def _models(subject: Subject, measured: Sequence[Measured], window: _Window, set
     for index in shown:
         one = measured[index]
         error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, level=None, seed=settings.seed)
-        hits = wilson(int(one.correct.sum()), one.correct.size, level=settings.level)
         models.append(
             Model(
                 name=subject.names[index],
                 loss=means[index, "loss"],
-                accuracy=hits if exact else means[index, "correct"],
+                accuracy=accuracy_interval(one.correct, subject.clusters, bounded(means[index, "correct"], 0, 1)),
                 brier=means[index, "brier"],
                 confidence=float(one.confidence.mean()),
                 refinement=means[index, "refined"],
-                calibration=one.calibration,
+                calibration=means[index, "gain"] if one.calibration is None else one.calibration,
                 temperature=one.temperature,
                 temperature_at_edge=one.at_edge,
                 tied=one.tied,
@@ -246,77 +188,6 @@ def _models(subject: Subject, measured: Sequence[Measured], window: _Window, set
             )
         )
     return models[0], models[1]
-
-
-def _frequency_groups(subject: Subject) -> np.ndarray | None:
-    return None if subject.train_counts is None else frequency_groups(subject.train_counts)[subject.labels]
-
-
-def _groups(
-    subject: Subject, pair: tuple[Records, Records], comparison: Comparison, settings: Settings
-) -> tuple[Group, ...]:
-    of_example = _frequency_groups(subject)
-    if of_example is None or subject.train_counts is None:
-        return ()
-    of_class = frequency_groups(subject.train_counts)
-    moved = over_seeds(pair[1].correct) - over_seeds(pair[0].correct)
-    groups = []
-    for group, name in enumerate(GROUP_NAMES):
-        if group not in comparison.by_group:
-            continue
-        within = np.where(of_example == group, moved, 0.0)
-        if subject.num_seeds is None and subject.clusters is None:
-            gained, lost = int((within > 0).sum()), int((within < 0).sum())
-            change = bonett_price(gained, lost, len(within), level=settings.level)
-        elif subject.num_seeds is None:
-            change = mean_interval(within, clusters=subject.clusters, level=settings.level, seed=settings.seed)
-        else:  # over these seeds only, so without bounds
-            change = Interval(float(within.mean()), math.nan, math.nan, settings.level)
-        groups.append(
-            Group(
-                name=name,
-                num_classes=int((of_class == group).sum()),
-                share=float((of_example == group).mean()),
-                delta_loss=comparison.by_group[group],
-                delta_accuracy=change,
-            )
-        )
-    return tuple(groups)
-
-
-def _examples(subject: Subject, pair: tuple[Records, Records], window: _Window) -> tuple[Example, ...]:
-    """Those whose loss changed most, in size; the lower index first among equals."""
-    change = over_seeds(pair[1].loss) - over_seeds(pair[0].loss)
-    order = np.argsort(-np.abs(change), kind="stable")[:TOP_EXAMPLES]
-
-    def predicted(index: int, example: int) -> str | None:
-        logits = subject.logits[index]
-        return subject.class_name(int(logits[example].argmax())) if logits.ndim == 2 else None
-
-    return tuple(
-        Example(
-            index=example,
-            label=subject.class_name(int(subject.labels[example])),
-            predicted_before=predicted(int(window.first[example]), example),
-            predicted_after=predicted(window.last, example),
-            probability_before=float(np.mean(np.exp(-np.atleast_2d(pair[0].loss)[:, example]))),
-            probability_after=float(np.mean(np.exp(-np.atleast_2d(pair[1].loss)[:, example]))),
-            change=float(change[example]),
-            share=float(abs(change[example]) / np.abs(change).sum()) if change.any() else 0.0,
-        )
-        for example in order.tolist()
-    )
-
-
-def _confidence_where_both_wrong(measured: Sequence[Measured], window: _Window) -> tuple[float, float] | None:
-    """Mean confidence before and after in wrong predictions that stayed wrong; None where there are none."""
-    before, after = measured[window.shown], measured[window.last]
-    if before.correct.shape != after.correct.shape:
-        return None
-    both = ~before.correct & ~after.correct
-    if not both.any():
-        return None
-    return float(before.confidence[both].mean()), float(after.confidence[both].mean())
 
 
 def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:
@@ -378,7 +249,7 @@ def _path(subject: Subject, measured: Sequence[Measured]) -> tuple[Point, ...]:
 
 
 def _reliability(
-    subject: Subject, measured: Sequence[Measured], fold: np.ndarray, window: _Window, level: float
+    subject: Subject, measured: Sequence[Measured], fold: np.ndarray, window: Window, level: float
 ) -> dict[str, tuple[Bin, ...]]:
     """Of both models, and of the second with its logits divided by the temperature of the other folds."""
     before, after = measured[window.shown], measured[window.last]

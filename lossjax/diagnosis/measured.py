@@ -14,8 +14,9 @@ from lossjax.analysis.comparison import cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import best_evaluation
 from lossjax.analysis.regimes import Flat
-from lossjax.analysis.resampling import mean_intervals, two_way_interval
-from lossjax.diagnosis.reading import FOLDS, Subject
+from lossjax.analysis.resampling import mean_intervals, two_way_difference, two_way_interval
+from lossjax.diagnosis.outputs import FOLDS
+from lossjax.diagnosis.subject import Subject
 
 Key = TypeVar("Key")
 
@@ -33,7 +34,12 @@ class Measured:
     temperatures: Float[np.ndarray, " seed"]
     at_edge: bool
     tied: float
-    calibration: Interval | None  # of the only seed
+    calibration: Interval | None  # of the only seed, where examples are independent
+
+    @property
+    def gain(self) -> Float[np.ndarray, "seed example"]:
+        """What the temperature of the other folds takes from each example's loss."""
+        return self.loss - self.refined
 
     @property
     def temperature(self) -> float:
@@ -115,3 +121,20 @@ def means_of(
             column = cluster_values(column[..., None], subject.clusters)[..., 0]
         found[name] = two_way_interval(column, level=settings.level, seed=settings.seed)
     return found
+
+
+def difference_of(
+    a: Float[np.ndarray, "seed_a example"], b: Float[np.ndarray, "seed_b example"], subject: Subject, settings: Settings
+) -> Interval:
+    """Mean of b − a: seeds in pairs where they are the same, else the two groups of seeds apart."""
+    if subject.num_seeds is None or subject.same_seeds:
+        return means_of({"": b - a}, subject, settings)[""]
+    if subject.clusters is not None:
+        a, b = (cluster_values(one[..., None], subject.clusters)[..., 0] for one in (a, b))
+    return two_way_difference(a, b, level=settings.level, seed=settings.seed)
+
+
+def bounded(interval: Interval, low: float, high: float) -> Interval:
+    """Without what cannot be: with few seeds, bounds of an accuracy or of its change can lie beyond 0 or 1."""
+    ends = np.clip((interval.low, interval.high), low, high)
+    return Interval(interval.estimate, float(ends[0]), float(ends[1]), interval.level)

@@ -191,7 +191,7 @@ def _examples(found: Diagnosis) -> Table | None:
             example.predicted_after or "",
             f"{example.probability_before:.3g}",
             f"{example.probability_after:.3g}",
-            f"{example.change:+.3g}",
+            f"{example.change:+.3g}".replace("-", "−"),
             percent(example.share),
         )
         for example in found.examples
@@ -226,7 +226,8 @@ def _choices(found: Diagnosis) -> Table | None:
             )
         )
     header = ("goal", "keep", "its score", "not resolved as worse", "what keeping another costs instead")
-    return Table("By goal; a cost below 0 would be a gain", header, tuple(rows))
+    judged = "By goal, judged on examples that had no part in choosing; a cost below 0 is a gain"
+    return Table(judged if found.kind == "run" else "By goal", header, tuple(rows))
 
 
 def _few(names: Sequence[str]) -> str:

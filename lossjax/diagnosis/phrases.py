@@ -23,16 +23,23 @@ def shown(interval: Interval, scale: float = 1.0) -> str:
     """The numbers of an interval, times a scale; its level is said once for all; without bounds, one number."""
     values = [scale * value for value in (interval.estimate, interval.low, interval.high)]
     values = [0.0 if abs(value) < 1e-12 else value for value in values]  # rounding in sums of many
-    if max(abs(value) for value in values if not math.isnan(value)) >= 1e6:  # masked classes, for example
-        estimate, low, high = (f"{value:.3g}" for value in values)
+    largest, width = max(abs(value) for value in values if not math.isnan(value)), values[2] - values[1]
+    # masked classes, for example; examples that are all alike; or one that decides the width
+    if largest >= 1e6 or 0 < width < 1e-4 * largest or 0 < abs(values[0]) < 1e-3 * width:
+        estimate, low, high = (f"{value:.3g}".replace("-", "−") for value in values)
         return estimate if math.isnan(values[1]) else f"{estimate} [{low}, {high}]"
     return estimate_text(Interval(*values)).removesuffix(" (no interval)")
+
+
+def one(value: float) -> str:
+    """A number that has no interval."""
+    return shown(Interval(value, math.nan, math.nan))
 
 
 def cost(choice: Choice, regret: Interval) -> str:
     """What keeping another costs, in the unit of the goal."""
     if regret.low == regret.estimate == regret.high == 0:
-        return "nothing, it is the same choice"
+        return "nothing"
     return points(regret) if choice.goal in ("accuracy", "balanced") else nats(regret)
 
 
@@ -60,7 +67,8 @@ def rounded(number: float) -> str:
 def apart(timing: Timing) -> str:
     if timing.lag == 0:
         return "at the same time"
-    return f"{abs(timing.lag):g} {timing.unit} {'after' if timing.lag > 0 else 'before'} the lowest loss"
+    unit = timing.unit.removesuffix("s") if abs(timing.lag) == 1 else timing.unit
+    return f"{abs(timing.lag):g} {unit} {'after' if timing.lag > 0 else 'before'} the lowest loss"
 
 
 def minus(interval: Interval) -> Interval:

@@ -81,13 +81,14 @@ def _lines(found: Diagnosis) -> Iterator[str]:
                 example.label,
                 f"{example.predicted_before} → {example.predicted_after}" if example.predicted_after else "",
                 f"{example.probability_before:.2g} → {example.probability_after:.2g}",
-                f"{example.change:+.3g}",
+                f"{example.change:+.3g}".replace("-", "−"),
             )
             for example in found.examples[:SHOWN_EXAMPLES]
         ]
         yield from _table(rows)
     if found.choices:
-        yield from ("", "Which to keep, and what another costs instead")
+        judged = " (below 0 it gains), on examples that had no part in choosing" if found.kind == "run" else ""
+        yield from ("", f"Which to keep, and what another choice costs instead{judged}")
         for choice in found.choices:
             ties = "" if choice.resolved else f" (not resolved from {_some(choice.as_good, choice.keep)})"
             yield from _wrapped(f"- For {GOALS[choice.goal]}: {choice.keep}{ties}.", "  ")

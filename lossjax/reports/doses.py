@@ -53,7 +53,8 @@ class Remedy:
 def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Figure:
     """A column a remedy, a row a measure (name → label of its axis), a line a data set; doses evenly spaced.
 
-    Losses are on a log scale, shares from 0 to 1. The dotted line stands at the baseline.
+    Losses are on a log scale, shares from 0 to 1. The dotted line stands at the baseline. A measure that is nan at some
+    dose is not defined there, which is written.
     """
     with _style():
         figure = _figure(width=9, height=1.0 + 1.75 * len(measures))
@@ -63,6 +64,9 @@ def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Fi
             for measure, ax in zip(measures, column, strict=True):
                 ax.axvline(remedy.baseline, color="#AAAAAA", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
                 lines = remedy.responses[measure]
+                if any(np.isnan(line.estimate).any() for line in lines):
+                    place = {"transform": ax.transAxes, "ha": "center", "va": "center", "fontsize": 9, "color": _GREY}
+                    ax.text(0.45, 0.5, "not defined", **place)
                 for line in lines:
                     index = labels.index(line.label)
                     # beside one another, so that intervals are told apart
@@ -163,7 +167,8 @@ def scorecard(
     What is not among the cells was not tested.
     """
     with _style():
-        figure = _figure(width=9, height=1.1 + 0.42 * len(rows))
+        lines = 1 + max(text.count("\n") for text, _ in cells.values())
+        figure = _figure(width=9, height=1.1 + (0.26 + 0.16 * lines) * len(rows))
         ax = figure.subplots()
         for y, row in enumerate(rows):
             for x, column in enumerate(columns):
@@ -178,10 +183,10 @@ def scorecard(
                         clip_on=False,
                     )
                 )
-                ax.text(x, y - 0.16 * bool(outcome), text, ha="center", va="center", fontsize=9, color=_INK)
+                ax.text(x, y - 0.16 * bool(outcome), text, ha="center", va="center", fontsize=8, color=_INK)
                 ax.text(
                     x,
-                    y + 0.22,
+                    y + (0.22 if lines == 1 else 0.32),
                     outcome,
                     ha="center",
                     va="center",
@@ -197,10 +202,6 @@ def scorecard(
         ax.tick_params(length=0)
         for spine in ax.spines.values():
             spine.set_visible(False)
-        figure.supxlabel(
-            "change of D, the loss paid for choosing by accuracy (nats) | change of P, runs parted at the end",
-            fontsize=9,
-        )
         return figure
 
 

@@ -68,10 +68,11 @@ def shares_against_targets(rows: Sequence[Shares], *, x_label: str) -> Figure:
                 ax.plot([a, b], [y, y], color=colour, linewidth=1.2)
                 ax.plot([estimate], [y], "o", markersize=3.2, color=colour)
                 if missed:
+                    # where no other case of the row has its mark: beyond all of them on the left, or right of its own
                     right = estimate < 0.93
                     ax.annotate(
                         label,
-                        (b if right else a, y),
+                        (b if right else min(float(row.low.min()), a), y),
                         xytext=(4 if right else -4, 0),
                         textcoords="offset points",
                         ha="left" if right else "right",

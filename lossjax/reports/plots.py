@@ -122,8 +122,11 @@ def loss_and_accuracy(
             _set_log_x(axes[0, 0], [curve.x for panel in panels for curve in (*panel.loss, *panel.accuracy)])
         for column, panel in enumerate(panels):
             for ax in axes[:, column]:
-                _draw_time(ax, panel.t_loss, "$t_L$" if ax is axes[0, column] else "", top=True)
-                _draw_time(ax, panel.t_accuracy, "$t_A$" if ax is axes[1, column] else "", top=False)
+                # each on its outer side, so that none stands between the two lines
+                accuracy_first = (panel.t_accuracy or 0) < (panel.t_loss or 0)
+                top = ax is axes[0, column]
+                _draw_time(ax, panel.t_loss, "$t_L$" if top else "", top=True, left=not accuracy_first)
+                _draw_time(ax, panel.t_accuracy, "" if top else "$t_A$", top=False, left=accuracy_first)
         axes[0, 0].set_ylabel("loss (nats)")
         axes[1, 0].set_ylabel("accuracy")
         figure.align_ylabels()
@@ -171,8 +174,19 @@ def contrasts(
         return figure
 
 
-def regime_shares(labels: Sequence[str], shares: Mapping[str, Float[np.ndarray, " row"]], *, title: str = "") -> Figure:
+def regime_shares(
+    labels: Sequence[str],
+    shares: Mapping[str, Float[np.ndarray, " row"]],
+    *,
+    title: str = "",
+    x_label: str = "runs",
+    notes: Sequence[str] = (),
+) -> Figure:
     """A bar a row: the share of runs in each regime, by the letters of ``REGIMES``. Each row's shares add up to 1.
+
+    Args:
+        x_label: what the shares are of.
+        notes: what is written right of each bar, as intervals.
 
     Raises ValueError for an unknown letter, and for shares that do not add up.
     """
@@ -201,7 +215,8 @@ def regime_shares(labels: Sequence[str], shares: Mapping[str, Float[np.ndarray, 
         ax.set_xlim(0, 1)
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         ax.spines["left"].set_visible(False)
-        ax.set_xlabel("runs")
+        ax.set_xlabel(x_label)
+        place([beside(ax, note, 1, row, fontsize=9) for row, note in enumerate(notes)], 8)
         handles = [Patch(color=REGIMES[letter][1], label=f"{letter}  {REGIMES[letter][0]}") for letter in used]
         figure.legend(
             handles=handles,
@@ -324,19 +339,22 @@ def _set_log_x(ax: Axes, series: Sequence[_Series]) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
-def _draw_time(ax: Axes, time: float | None, name: str, *, top: bool) -> None:
+def _draw_time(ax: Axes, time: float | None, name: str, *, top: bool, left: bool) -> None:
+    """A dotted line with its name left or right of it; on the other side where the axes end."""
     if time is None:
         return
     ax.axvline(time, color="#444444", linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
-    late = ax.transAxes.inverted().transform(ax.transData.transform((time, 0)))[0] > 0.9
+    along = ax.transAxes.inverted().transform(ax.transData.transform((time, 0)))[0]
+    left = along > 0.97 or (left and along > 0.1)
     ax.annotate(
         name,
         (time, 1 if top else 0),
         xycoords=ax.get_xaxis_transform(),
-        xytext=(-3 if late else 3, -2 if top else 3),
+        xytext=(-3 if left else 3, -2 if top else 3),
         textcoords="offset points",
-        ha="right" if late else "left",
+        ha="right" if left else "left",
         va="top" if top else "bottom",
+        bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5},
     )
 
 

@@ -133,8 +133,7 @@ def ledger(results_dir: str | os.PathLike[str]) -> str:
     entries = [(folder.name, verdict) for folder in folders for verdict in read_findings(folder).verdicts]
     entries.sort(key=lambda entry: by_number(entry[1].claim))  # stable: experiments and places keep their order
     rows = [
-        (v.claim, name, v.where, v.contrast, _with_reason(v), str(v.num_seeds), f"**{v.outcome}**")
-        for name, v in entries
+        (v.claim, name, v.where, v.contrast, _with_reason(v), v.seeds_text, _outcome_text(v)) for name, v in entries
     ]
     return _table(_LEDGER_COLUMNS, rows) + "\n"
 
@@ -188,10 +187,13 @@ def _with_reason(verdict: Verdict) -> str:
     return estimate_text(verdict.estimate, verdict.note or _NO_REASON)
 
 
+def _outcome_text(verdict: Verdict) -> str:
+    """The outcome and, where the rule was amended after the first result, that by the rule as written."""
+    return f"**{verdict.outcome}**" + (f" ({verdict.amendment})" if verdict.amended else "")
+
+
 def _verdict_table(verdicts: Sequence[Verdict]) -> str:
-    rows = [
-        (v.claim, v.where, v.contrast, _with_reason(v), str(v.num_seeds), v.scope, f"**{v.outcome}**") for v in verdicts
-    ]
+    rows = [(v.claim, v.where, v.contrast, _with_reason(v), v.seeds_text, v.scope, _outcome_text(v)) for v in verdicts]
     return _table(_VERDICT_COLUMNS, rows)
 
 
@@ -203,15 +205,30 @@ def _rules(verdicts: Sequence[Verdict]) -> list[str]:
         for statement in dict.fromkeys(verdict.statement for verdict in own):
             sections.append(f"### {_escape(claim)}: {_escape(statement)}")
             stated = [verdict for verdict in own if verdict.statement == statement]
-            for rule in dict.fromkeys(verdict.rule for verdict in stated):
-                places = [verdict for verdict in stated if verdict.rule == rule]
+            for rule, amended, chosen in dict.fromkeys(map(_rule_of, stated)):
+                places = [verdict for verdict in stated if _rule_of(verdict) == (rule, amended, chosen)]
                 lines = [
-                    f"- {_escape(verdict.where)}: **{verdict.outcome}**."
+                    f"- {_escape(verdict.where)}: {_outcome_text(verdict)}."
                     + (f" {_escape(verdict.note)}" if verdict.note else "")
                     for verdict in places
                 ]
-                sections += [f"Rule, written before the result: {_escape(rule)}", "\n".join(lines)]
+                if chosen:
+                    sections.append(f"Rule, chosen after the first result ({_escape(amended)}): {_escape(rule)}")
+                else:
+                    sections.append(f"Rule, written before the result: {_escape(rule)}")
+                    if amended:
+                        sections.append(f"Amended after the first result: {_escape(amended)}")
+                sections.append("\n".join(lines))
+        if len(own) > 1 and not any("Holm" in verdict.rule for verdict in own):
+            sections.append(
+                f"Each of the {len(own)} rows has a 95 % interval of its own; they are not corrected for being several."
+            )
     return sections
+
+
+def _rule_of(verdict: Verdict) -> tuple[str, str, bool]:
+    """The rule, what was amended, and whether it was chosen as a whole after the first result."""
+    return verdict.rule, verdict.amended, bool(verdict.amended) and verdict.as_written is None
 
 
 def reasons(findings: Findings) -> dict[str, str]:
@@ -276,6 +293,8 @@ def by_number(claim: str) -> list[tuple[int, str]]:
 
 def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     fields = {field.name: getattr(verdict, field.name) for field in dataclasses.fields(verdict)}
+    if not verdict.amended:  # few are
+        del fields["amended"], fields["as_written"]
     return fields | {"estimate": _interval_to_json(verdict.estimate)}
 
 

@@ -65,7 +65,7 @@ def _experiment(folder: Path, found: Findings) -> _Experiment:
         name=folder.name,
         question=_unescaped(heading[1]) if heading else "",
         verdicts=tuple((verdict.claim, *_verdict_row(verdict)) for verdict in found.verdicts),
-        rules=tuple(dict.fromkeys((verdict.claim, verdict.statement, verdict.rule) for verdict in found.verdicts)),
+        rules=tuple(dict.fromkeys((verdict.claim, verdict.statement, _rule(verdict)) for verdict in found.verdicts)),
         figures=tuple(
             _Figure(_unescaped(caption), _embedded(folder / file)) for file, caption in _FIGURE.findall(text)
         ),
@@ -77,13 +77,20 @@ def _experiment(folder: Path, found: Findings) -> _Experiment:
     )
 
 
+def _rule(verdict: Verdict) -> str:
+    if not verdict.amended:
+        return verdict.rule
+    how = "Chosen" if verdict.as_written is None else "Amended"
+    return f"{verdict.rule}. {how} after the first result: {verdict.amended}"
+
+
 def _verdict_row(verdict: Verdict) -> tuple[str, ...]:
     return (
         verdict.where,
         verdict.contrast,
         estimate_text(verdict.estimate, verdict.note),
-        str(verdict.num_seeds),
-        verdict.outcome,
+        verdict.seeds_text,
+        verdict.outcome + (f" ({verdict.amendment})" if verdict.amended else ""),
     )
 
 

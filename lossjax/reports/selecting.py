@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
+from lossjax.analysis.interval import Interval
 from lossjax.reports.plots import PALETTE, _figure, _style
 
 # a thing has one colour in all figures of this file
@@ -128,7 +129,9 @@ class Matrix:
 def regret_matrices(
     matrices: Sequence[Matrix], *, rows: Sequence[str], columns: Sequence[str], percent: Sequence[bool]
 ) -> Figure:
-    """A table of colours each, two side by side; a column's darkest cell is its largest cost.
+    """A table of colours each, two side by side; a judge's darkest cell is its largest cost in all tables.
+
+    Colours are by the square root, for costs of one judge may differ a hundredfold between tables.
 
     Args:
         percent: of each column, whether it is in hundredths.
@@ -139,12 +142,15 @@ def regret_matrices(
         axes = figure.subplots(height, 2, squeeze=False)
         for ax in axes.flat[len(matrices) :]:
             ax.set_visible(False)
+        largest = np.maximum(np.nanmax([matrix.cost for matrix in matrices], axis=(0, 1)), 1e-12)
         for matrix, ax in zip(matrices, axes.flat, strict=False):
-            largest = np.maximum(np.nanmax(matrix.cost, axis=0), 1e-12)
-            ax.imshow(np.clip(matrix.cost / largest, 0, 1), cmap="Oranges", vmin=0, vmax=1.6, aspect="auto")
+            shade = np.sqrt(np.clip(matrix.cost / largest, 0, 1))
+            ax.imshow(shade, cmap="Oranges", vmin=0, vmax=1.6, aspect="auto")
             for row, column in np.ndindex(matrix.cost.shape):
                 reach = (matrix.high - matrix.low)[row, column] / 2
                 scale, digits, unit = (100, 1, " pp") if percent[column] else (1, 3, "")
+                if scale * reach < 0.5 * 10**-digits:  # never "± 0.0"
+                    digits += 1
                 text = f"{scale * matrix.cost[row, column]:.{digits}f}{unit}\n± {scale * reach:.{digits}f}"
                 ax.text(column, row, text.replace("-", "−"), ha="center", va="center", fontsize=9, color="#222222")
             ax.set_xticks(range(len(columns)), columns)
@@ -164,44 +170,55 @@ def regret_matrices(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """A bar: shares of a variance by where it comes from, and the standard deviation that they are of."""
+    """A block: shares of a variance by where it comes from, and the standard deviation that they are of."""
 
     label: str
     group: str
-    shares: dict[str, float]  # part → share; they add up to 1
+    shares: dict[str, Interval]  # part → share; they add up to 1
     deviation: str  # written beside
     mark: float | None = None  # a share to point at
 
 
 def variance_parts(bars: Sequence[Parts], *, mark: str) -> Figure:
-    """Stacked shares of a variance, a bar a metric, in groups; a triangle where ``mark`` alone would reach."""
+    """Shares of a variance, a block a metric in groups, a bar with its interval a part.
+
+    A bar may end below 0, for an unbiased estimate of what is nearly nothing may. A dashed line stands where ``mark``
+    alone would reach.
+    """
     with _style():
         groups = list(dict.fromkeys(bar.group for bar in bars))
-        figure = _figure(width=9, height=1.2 + 0.33 * len(bars) + 0.3 * len(groups))
+        rows = sum(len(bar.shares) for bar in bars)
+        figure = _figure(width=9, height=1.2 + 0.15 * rows + 0.12 * len(bars) + 0.32 * len(groups))
         ax = figure.subplots()
         parts = list(dict.fromkeys(part for bar in bars for part in bar.shares))
         y, group, ticks = 0.0, "", []
         for bar in bars:
             if bar.group != group:
                 group = bar.group
-                ax.text(0, y + 0.62, group, weight="bold", va="center")
-                y += 1.0
-            ticks.append(y + 0.5)
-            left = 0.0
+                ax.text(0.005, y + 1.3, group, weight="bold", va="center")
+                y += 2.1
+            top = y
             for part, share in bar.shares.items():
-                width = max(share, 0.0)  # an estimate of what is nearly nothing may lie below 0
-                ax.barh(y + 0.5, width, left=left, height=0.8, color=COLOURS[part], edgecolor="white", linewidth=0.8)
-                if width >= 0.05:
-                    text = f"{100 * width:.0f} %"
-                    ink = "white" if part in ("data", "order of examples") else "#222222"
-                    ax.text(left + width / 2, y + 0.5, text, ha="center", va="center", color=ink, fontsize=9)
-                left += width
+                ax.barh(y + 0.5, share.estimate, height=0.9, color=COLOURS[part], linewidth=0)
+                ax.plot([share.low, share.high], [y + 0.5, y + 0.5], color=_INK, linewidth=1.1)
+                estimate, low, high = (f"{100 * value + 0.0:.0f}" for value in (share.estimate, share.low, share.high))
+                written = f"{estimate} % [{low}, {high}]".replace("-0 ", "0 ").replace("-", "−")
+                ax.text(
+                    max(share.high, share.estimate) + 0.01,
+                    y + 0.5,
+                    written,
+                    va="center",
+                    fontsize=8,
+                    zorder=6,  # above the line of the mark
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+                )
+                y += 1.0
+            ticks.append((top + y) / 2)
             if bar.mark is not None:
-                # on the upper edge, where it hides no number
-                ax.plot([bar.mark], [y + 0.08], "v", markersize=7, color="white", markeredgecolor="#222222", zorder=5)
+                ax.plot([bar.mark, bar.mark], [top, y], color=_INK, linewidth=1.2, linestyle=(0, (3, 2)), zorder=5)
             ax.annotate(
                 bar.deviation,
-                (1, y + 0.5),
+                (1, (top + y) / 2),
                 xycoords=("axes fraction", "data"),
                 xytext=(8, 0),
                 textcoords="offset points",
@@ -209,20 +226,21 @@ def variance_parts(bars: Sequence[Parts], *, mark: str) -> Figure:
                 fontsize=9,
                 annotation_clip=False,
             )
-            y += 1.0
+            y += 0.8
+        ax.axvline(0, color="#444444", linewidth=0.9)
         ax.set_yticks(ticks, [bar.label for bar in bars])
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(y + 0.1, 0)
-        ax.set_xlim(0, 1.0)
+        lowest = min(share.low for bar in bars for share in bar.shares.values())
+        ax.set_xlim(min(0.0, lowest) - 0.01, max(1.15, 0.2 + max(s.high for bar in bars for s in bar.shares.values())))
+        ax.set_xticks(np.arange(0, 1.01, 0.2))
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
         ax.spines["left"].set_visible(False)
         ax.set_xlabel("share of the variance between runs")
         handles: list[Patch | Line2D] = [Patch(color=COLOURS[part], label=part) for part in parts]
         if any(bar.mark is not None for bar in bars):
-            handles.append(
-                Line2D([], [], marker="v", color="white", markeredgecolor="#222222", linestyle="", label=mark)
-            )
-        figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1, frameon=False)
+            handles.append(Line2D([], [], color=_INK, linewidth=1.2, linestyle=(0, (3, 2)), label=mark))
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, handlelength=1.4, frameon=False)
         return figure
 
 

@@ -6,10 +6,14 @@ folder (see ``durable``): each file and each leaf has its SHA-256, and a folder 
 Calling these functions starts jax's backend, so process-wide jax settings come first.
 """
 
+import contextlib
+import errno
+import logging
+import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +29,7 @@ Template = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]  # leaf → (shap
 KEPT: Final = 2
 _LEAVES: Final = "orbax"
 _SAME_PROGRAM: Final = ("lossjax", "jax", "jaxlib")
+_OVERHEAD: Final = 2**18  # bytes that a checkpoint's other files take, and then some
 
 
 def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -132,16 +137,41 @@ def _write(temporary: Path, final: Path, arrays: Mapping[str, np.ndarray], facts
     for name, array in arrays.items():
         if not array.dtype.isnative:  # Orbax would give it back in this machine's order
             raise TypeError(f"leaf {name!r} is of {array.dtype}, not in this machine's byte order; convert it")
+    _check_space(temporary.parent, arrays)
     temporary.mkdir()
     # Orbax refuses leaves without elements; their dtype and shape in the manifest say all there is.
     with_elements = {name: array for name, array in arrays.items() if array.size}
     if with_elements:
-        with ocp.PyTreeCheckpointer() as checkpointer:  # the synchronous one; a StandardCheckpointer returns too early
+        # the synchronous one; a StandardCheckpointer returns too early
+        with _tracebacks_not_logged(), ocp.PyTreeCheckpointer() as checkpointer:
             try:
                 checkpointer.save(temporary.absolute() / _LEAVES, with_elements)
             except ValueError as error:  # what Orbax makes of a write that the system refuses
                 raise OSError(" ".join(str(error).split())[:300]) from error
     durable.seal(temporary, final, arrays, facts)
+
+
+def _check_space(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Leaves a disk that is nearly full to the results, and spares Orbax a write that would fail half way."""
+    needed = sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        text = f"{os.strerror(errno.ENOSPC)}: {free / 2**20:.1f} MiB are free and it takes {needed / 2**20:.1f}"
+        raise OSError(errno.ENOSPC, text)
+
+
+@contextlib.contextmanager
+def _tracebacks_not_logged() -> Iterator[None]:
+    """Orbax logs the traceback of each write that fails, from its threads, and then raises, which is enough."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

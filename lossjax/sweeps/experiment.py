@@ -5,12 +5,11 @@ import dataclasses
 import hashlib
 import importlib.util
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lossjax import origin
 from lossjax.analysis.findings import Findings
 from lossjax.history import History
 from lossjax.sweeps.plan import StoreError, check_folder_name
@@ -90,21 +89,7 @@ def own_code() -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        # lossjax's own messages say all; of the others the kind is half of it
-        text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise ValueError(_place(error) + " ".join(text.split())) from error
-
-
-def _place(error: Exception) -> str:
-    """The last line of the error's way that is neither lossjax's nor a library's."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}: "
-    others = [Path(__file__).parents[1], *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if file.is_file() and not any(file.is_relative_to(folder) for folder in others):
-            return f"{file}, line {frame.lineno}: "
-    return ""
+        raise ValueError(origin.told(error)) from error
 
 
 def load_experiment(path: str | Path) -> Experiment:

@@ -10,6 +10,7 @@ import itertools
 import platform
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -158,20 +159,36 @@ def manifests(root: str | Path, cell: CellPlan) -> Iterator[dict[str, Any]]:
     return (read_manifest(cell, part) for part in committed(root, cell))
 
 
-def check_versions(root: str | Path, cell: CellPlan, current: Mapping[str, str | None]) -> None:
-    """Refuse to add to parts that another lossjax or jax made; a caller who was asked to mix them skips this.
+def check_versions(
+    root: str | Path, cell: CellPlan, current: Mapping[str, str | None], *, mix_versions: bool = False
+) -> None:
+    """Refuse to add to parts that another lossjax or jax made, or only say so where that was asked for.
 
     Args:
         current: the versions of this process, from ``versions()``.
+
+    Raises:
+        StoreError: there are such parts.
+
+    Warns:
+        RuntimeWarning: there are, and versions are to be mixed.
     """
-    for manifest in manifests(root, cell):
-        for package in ("lossjax", "jax", "jaxlib"):
-            if manifest["versions"][package] != current[package]:
-                raise StoreError(
-                    f"cell {cell.name!r} has parts made with {package} {manifest['versions'][package]}, and this is "
-                    f"{package} {current[package]}; members of one cell come from one version: install that one, take "
-                    "another results folder, or ask for mixed versions"
-                )
+    made, here = [], []
+    for package in ("lossjax", "jax", "jaxlib"):
+        others = {manifest["versions"][package] for manifest in manifests(root, cell)} - {current[package]}
+        if others:
+            made.append(f"{package} {' and '.join(sorted(map(str, others)))}")
+            here.append(f"{package} {current[package]}")
+    if not made:
+        return
+    fact = f"cell {cell.name!r} has parts made with {', '.join(made)}, and this is {', '.join(here)}"
+    if mix_versions:
+        warnings.warn(f"{fact}; its members are mixed, and the report names all versions", RuntimeWarning, stacklevel=2)
+        return
+    raise StoreError(
+        f"{fact}; members of one cell come from one version: install that one, take another results folder with "
+        "--results, or add to them all the same with --mix-versions"
+    )
 
 
 # What is there of members without a part ----------------------------------------------------------------------------

@@ -20,14 +20,9 @@ from lossjax.sweeps.progress import Meter
 from lossjax.sweeps.provenance import versions
 from lossjax.sweeps.signals import Stopped, StopRequest, stop_request
 from lossjax.sweeps.sweep import Sweep
-from lossjax.training.population import (
-    Members,
-    Program,
-    as_history,
-    check_cell,
-    compile_cell,
-    train_members,
-)
+from lossjax.training.check import check_cell
+from lossjax.training.population import Members, as_history, compile_cell, train_members
+from lossjax.training.program import Program
 from lossjax.training.snapshot import Snapshot
 from lossjax.training.train import Cell
 
@@ -62,8 +57,8 @@ def run_sweep(
         PartsFailed: parts ended in an error; each is noted in the store, and the next run tries them again.
 
     Warns:
-        RuntimeWarning: a checkpoint could not be written or was passed over, or parameters are asked for of members
-            that were trained without keeping them.
+        RuntimeWarning: a checkpoint could not be written or was passed over, versions are mixed, or parameters are
+            asked for of members that were trained without keeping them.
     """
     store.prepare(root)
     devices.start()
@@ -75,6 +70,10 @@ def run_sweep(
         _check_keep_params(sweep, name, len(members))
         plans[name] = CellPlan(name, digest(description), len(members), description)
     with _naming(root), store.lock(root), stop_request() as stop:
+        missing = {name: parts.missing(root, plan, sweep.part_size) for name, plan in plans.items()}
+        for name, plan in plans.items():
+            if missing[name]:  # before the plan changes
+                parts.check_versions(root, plan, versions(), mix_versions=mix_versions)
         changes = plan_changes(root, plans.values())
         if changes:
             print(f"changes to the plan in {root}:\n{changes}", file=sys.stderr)
@@ -82,13 +81,10 @@ def run_sweep(
         failures = []
         for plan in plans.values():
             _warn_of_params_not_kept(root, plan, sweep.keep_params)
-            missing = parts.missing(root, plan, sweep.part_size)
-            if not missing:
+            if not missing[plan.name]:
                 continue
             _stop_if_asked(stop, f"before cell {plan.name}")
-            if not mix_versions:
-                parts.check_versions(root, plan, versions())
-            failure = _run_cell(sweep, plan, missing, root, stop, checkpoint_seconds)
+            failure = _run_cell(sweep, plan, missing[plan.name], root, stop, checkpoint_seconds)
             if failure is not None:
                 failures.append(failure)
         _stop_if_asked(stop, "with nothing left to train")

@@ -25,6 +25,7 @@ class StopRequest:
 
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it, and is given no time to show it again
 
 
 @contextlib.contextmanager
@@ -72,6 +73,8 @@ def _acknowledge(arrivals: int, terminal: int) -> None:
         if number not in _NUMBERS:
             continue
         if asked:
+            if os.isatty(terminal):
+                os.write(terminal, _SHOW_CURSOR)
             os._exit(128 + number)  # not even a running device call is waited for
         asked = True
         text = f"\n{signal.Signals(number).name}: stopping after this segment and keeping a checkpoint"

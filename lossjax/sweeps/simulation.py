@@ -88,17 +88,18 @@ def run_simulations(
         description = {"case": describe(case)}
         plans[name] = CellPlan(name, digest(description), simulations.draws, description)
     with store.lock(root), stop_request() as stop:
+        missing = {name: parts.missing(root, plan, simulations.part_size) for name, plan in plans.items()}
+        for name, plan in plans.items():
+            if missing[name]:  # before the plan changes
+                parts.check_versions(root, plan, versions(), mix_versions=mix_versions)
         changes = plan_changes(root, plans.values())
         if changes:
             print(f"changes to the plan in {root}:\n{changes}", file=sys.stderr)
         write_plan(root, plans.values(), experiment=experiment, scale=scale, command=command)
-        missing = {name: parts.missing(root, plan, simulations.part_size) for name, plan in plans.items()}
         if not any(missing.values()):
             return
         with _processes() as (pool, num_processes):
             for name, ranges in missing.items():
-                if ranges and not mix_versions:
-                    parts.check_versions(root, plans[name], versions())
                 with Meter(name, simulations.draws, simulations.draws - _count(ranges), 1) as meter:
                     _run_case(pool, num_processes, source, scale, plans[name], ranges, root, stop, meter)
 

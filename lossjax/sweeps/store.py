@@ -164,7 +164,7 @@ def _all_versions(found: list[Mapping[str, str | None]]) -> dict[str, str | None
     everything: dict[str, str | None] = {}
     for package in dict.fromkeys(package for made_with in found for package in made_with):
         distinct = list(dict.fromkeys(made_with.get(package) for made_with in found))
-        everything[package] = distinct[0] if len(distinct) == 1 else ", ".join(str(version) for version in distinct)
+        everything[package] = distinct[0] if len(distinct) == 1 else " and ".join(str(version) for version in distinct)
     return everything
 
 

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from flax import linen as nn
-
 from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe, digest
 from lossjax.keys import Seeds, tied
-from lossjax.training.config import TrainConfig
-from lossjax.training.population import Members, compiler_options, flatten
+from lossjax.training.check import check_types
+from lossjax.training.population import Members, flatten
+from lossjax.training.program import compiler_options
 from lossjax.training.train import Cell
 
 PART_SIZE = 256
@@ -39,7 +38,9 @@ class Sweep:
         if not isinstance(self.cells, Mapping) or not self.cells:
             raise ValueError(f"cells={self.cells!r} must be a dict of at least one cell, by name: {{'a': Cell(…)}}")
         for name, cell in self.cells.items():
-            _check_types(name, cell)
+            if not isinstance(cell, Cell):
+                raise ValueError(f"cell {name!r} is {cell!r}; it must be a Cell(task, model, config)")
+            check_types(cell, f" of cell {name!r}")
         each = self.hyperparams.values() if isinstance(self.hyperparams, Mapping) else [self.hyperparams]
         for hyperparams in each:
             if not isinstance(hyperparams, Hyperparams):
@@ -93,16 +94,3 @@ class Sweep:
             # more tied seeds only append members, so their number is no part of what a cell is
             "seeds": seeds.design if seeds.design == "tied" else f"{seeds.design} {digest(describe(seeds.table))[:12]}",
         }
-
-
-def _check_types(name: str, cell: Any) -> None:
-    if not isinstance(cell, Cell):
-        raise ValueError(f"cell {name!r} is {cell!r}; it must be a Cell(task, model, config)")
-    for field, fits, example in (
-        # of the type: the protocol's properties would read files
-        ("task", callable(getattr(type(cell.task), "splits", None)), "lossjax.tasks.RandomLabels()"),
-        ("model", isinstance(cell.model, nn.Module), "lossjax.models.LSTM(hidden=16)"),
-        ("config", isinstance(cell.config, TrainConfig), "TrainConfig(batch_size=16, epochs=50)"),
-    ):
-        if not fits:
-            raise ValueError(f"{field}={getattr(cell, field)!r} of cell {name!r} is no {field}; give {example}")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -17,8 +18,11 @@ from lossjax.tasks.task import Bayes, Split, Splits
 Network = Literal["lstm", "dense"]
 Prior = Literal["uniform", "zipf"] | tuple[float, ...]
 
-REFERENCE_EXAMPLES = 8192  # inputs over which a teacher's scores are standardised and its biases found
+REFERENCE_EXAMPLES = 8192  # inputs, at least, over which a teacher's scores are standardised and its biases found
+REFERENCES_A_CLASS = 40  # at least: a class's frequency among fewer is mostly chance
+REFERENCE_CELLS = 2**18  # example-class entries that stay in the cache while biases are found for many classes
 BIAS_TOLERANCE = 1e-3  # share of the reference labels that may still belong to other classes than the prior says
+MANY_TOLERANCE = (0.05, 0.01)  # the same with many classes, of the first reference inputs and of all
 BIAS_ITERATIONS = 200  # at most: temperatures below about 0.02 converge slowly
 BAYES_EXAMPLES = 2**16  # inputs behind Teacher.bayes and at_bayes_accuracy
 MAX_CELLS = 2**22  # example-class entries of the posterior held at once
@@ -32,11 +36,10 @@ class Teacher:
 
     p*(y|x) = softmax(score_y(x) / temperature + bias_y). Each class's score has mean 0 and variance 1 over inputs, so
     that a temperature means the same at every size. The biases are such that E p*(y|x), the frequency of label y, is
-    the class's prior. All three hold over the teacher's 8,192 reference inputs, hence over the population up to
-    sampling error: about 0.2 % of the labels belong to other classes than the prior says with 2 classes, up to 2 %
-    with 4 or 10. With 3,000 and 32 hidden units it is 9 % with a Zipf prior and 16 % with a uniform one at a Bayes
-    accuracy of 0.6 (temperatures 0.1563 and 0.115 of the dense network), 14 % and 20 % at 0.8 (0.07494 and 0.05781).
-    ``bayes_risk`` gives the frequencies.
+    the class's prior. All three hold over the teacher's reference inputs (``num_references``: 8,192, and from 205
+    classes on 40 or more a class), hence over the population up to sampling error: about 0.2 % of the labels belong to
+    other classes than the prior says with 2 classes, up to 2 % with 4 or 10, and about 4 % with 3,000 at a Bayes
+    accuracy of 0.6, with a uniform prior as with Zipf's. ``bayes_risk`` gives the frequencies.
 
     Members draw their own examples from their data key. With a ``teacher_seed`` all have the same teacher; with None
     each draws one of its own as well, so that replicating over members replicates over teachers. Label noise and the
@@ -265,8 +268,16 @@ def _seed_key(seed: int) -> Key[Array, ""]:
     return jax.random.key(np.uint32(seed), impl="threefry2x32")
 
 
+def num_references(num_classes: int) -> int:
+    """Inputs over which scores are standardised and biases found: 8,192, and with many classes 40 or more a class.
+
+    A power of two, so that it comes in whole blocks. Up to 204 classes it is 8,192.
+    """
+    return max(REFERENCE_EXAMPLES, 2 ** math.ceil(math.log2(REFERENCES_A_CLASS * num_classes)))
+
+
 def _random_weights(task: Teacher, key: Key[Array, ""], temperature: float | Float[Array, ""]) -> _Weights:
-    """Normal weights of variance 1 / fan-in, standardised and biased over ``REFERENCE_EXAMPLES`` inputs."""
+    """Normal weights of variance 1 / fan-in, standardised and biased over ``num_references`` inputs."""
     hidden_key, scores_key, reference_key = jax.random.split(key, 3)
     if task.network == "lstm":
         fan_in = np.repeat([task.num_features, task.hidden], [task.num_features, task.hidden])
@@ -277,16 +288,30 @@ def _random_weights(task: Teacher, key: Key[Array, ""], temperature: float | Flo
     scale = (1 / np.sqrt(fan_in)).astype(np.float32)[:, None]
     to_hidden = scale * jax.random.normal(hidden_key, (len(fan_in), num_units), "float32")
     raw = jax.random.normal(scores_key, (task.hidden, task.num_classes), "float32")
-    reference = jax.random.normal(reference_key, (REFERENCE_EXAMPLES, task.seq_len, task.num_features), "float32")
-    hidden = _hidden(task, to_hidden, reference)
+    num_blocks = num_references(task.num_classes) // REFERENCE_EXAMPLES
+    shape = (REFERENCE_EXAMPLES, task.seq_len, task.num_features)
+    if num_blocks == 1:
+        hidden = _hidden(task, to_hidden, jax.random.normal(reference_key, shape, "float32"))
+    else:  # of all inputs no more than the hidden layer is held at once
+
+        def hidden_of(block_key: Key[Array, ""]) -> Float[Array, "example hidden"]:
+            return _hidden(task, to_hidden, jax.random.normal(block_key, shape, "float32"))
+
+        hidden = jax.lax.map(hidden_of, jax.random.split(reference_key, num_blocks)).reshape(-1, task.hidden)
     mean = hidden.mean(axis=0)
     centred = hidden - mean
-    to_scores = raw / _product(centred, raw).std(axis=0)
+    if num_blocks == 1:
+        to_scores = raw / _product(centred, raw).std(axis=0)
+        class_bias = _matching_bias(_product(centred, to_scores) / temperature, task.class_prior)
+    else:
+        covariance = _product(centred.T, centred) / len(centred)
+        to_scores = raw / jnp.sqrt((raw * _product(covariance, raw)).sum(axis=0))
+        class_bias = _matching_bias_in_blocks(centred, to_scores / temperature, task.class_prior)
     return _Weights(
         to_hidden=to_hidden,
         to_scores=to_scores,
         score_bias=-_product(mean, to_scores),
-        class_bias=_matching_bias(_product(centred, to_scores) / temperature, task.class_prior),
+        class_bias=class_bias,
     )
 
 
@@ -294,27 +319,70 @@ _compiled_random_weights = jax.jit(_random_weights, static_argnames=("task",))
 
 
 def _matching_bias(logits: Float[Array, "example class"], prior: np.ndarray) -> Float[Array, " class"]:
-    """Biases at which the mean posterior is the prior, by iterative proportional fitting from the log prior.
-
-    A class whose mean posterior is too small by some factor gets its bias raised by that factor's logarithm, all
-    classes at once (Sinkhorn & Knopp 1967, with the examples' sums kept at 1 by the softmax).
-    """
+    """Biases at which the mean posterior is the prior, by iterative proportional fitting from the log prior."""
     log_prior = np.log(prior).astype(np.float32)
 
     def log_frequency(bias: Float[Array, " class"]) -> Float[Array, " class"]:
         return jax.nn.logsumexp(jax.nn.log_softmax(logits + bias), axis=0) - math.log(len(logits))
 
+    return _fitted(log_frequency, log_prior, jnp.asarray(log_prior), BIAS_TOLERANCE)
+
+
+def _matching_bias_in_blocks(
+    hidden: Float[Array, "example hidden"], to_logits: Float[Array, "hidden class"], prior: np.ndarray
+) -> Float[Array, " class"]:
+    """The same for many classes, whose logits of all reference inputs are never held at once.
+
+    First over some of the inputs, from far and therefore in many iterations; then over all, in a few.
+    """
+    log_prior = np.log(prior).astype(np.float32)
+    size = 2 ** max(0, math.floor(math.log2(REFERENCE_CELLS / len(prior))))
+    # of the logits' weights, so that it has a member axis under vmap; two columns, for XLA makes a sum of one
+    ones = jnp.ones((len(prior), 2), jnp.float32) + 0.0 * to_logits[0, 0]
+    bias = jnp.asarray(log_prior)
+    for num_examples, tolerance in zip((REFERENCE_EXAMPLES, len(hidden)), MANY_TOLERANCE, strict=True):
+        blocks = hidden[:num_examples].reshape(-1, min(size, num_examples), hidden.shape[1])
+
+        def log_frequency(
+            bias: Float[Array, " class"], blocks: Float[Array, "block example hidden"] = blocks
+        ) -> Float[Array, " class"]:
+            def add(total: Float[Array, " class"], block: Float[Array, "example hidden"]) -> tuple[Array, None]:
+                logits = _product(block, to_logits) + bias
+                exps = jnp.exp(logits - logits.max(axis=1, keepdims=True))
+                shares = 1 / _product(exps, ones)[:, 0]
+                return total + _product(shares[None], exps)[0], None
+
+            total, _ = jax.lax.scan(add, 0.0 * to_logits[0], blocks)
+            # a class that no input is near is raised as far as this says
+            smallest = jnp.finfo(jnp.float32).tiny
+            return jnp.log(jnp.maximum(total, smallest)) - math.log(blocks.shape[0] * blocks.shape[1])
+
+        bias = _fitted(log_frequency, log_prior, bias, tolerance)
+    return bias
+
+
+def _fitted(
+    log_frequency: Callable[[Float[Array, " class"]], Float[Array, " class"]],
+    log_prior: Float[np.ndarray, " class"],
+    start: Float[Array, " class"],
+    tolerance: float,
+) -> Float[Array, " class"]:
+    """Biases at which the frequencies of labels are the prior, but for a share of the labels.
+
+    A class whose mean posterior is too small by some factor gets its bias raised by that factor's logarithm, all
+    classes at once (Sinkhorn & Knopp 1967, with the examples' sums kept at 1 by the softmax).
+    """
+
     def unfinished(state: tuple[Array, Array, Array]) -> Array:
         iteration, _, reached = state
         misplaced = jnp.abs(jnp.exp(reached) - jnp.exp(log_prior)).sum() / 2
-        return (misplaced > BIAS_TOLERANCE) & (iteration < BIAS_ITERATIONS)
+        return (misplaced > tolerance) & (iteration < BIAS_ITERATIONS)
 
     def corrected(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         iteration, bias, reached = state
         bias = bias + log_prior - reached
         return iteration + 1, bias, log_frequency(bias)
 
-    start = jnp.asarray(log_prior)
     _, bias, _ = jax.lax.while_loop(unfinished, corrected, (jnp.int32(0), start, log_frequency(start)))
     return bias
 

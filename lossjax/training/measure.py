@@ -43,7 +43,8 @@ def measure(
     ``margin_quantiles`` [quantile].
 
     Each comes by class-frequency group too, ``group_loss`` [group], ``group_margin_quantiles`` [group, quantile] and so
-    on, if ``groups`` are given: over the examples whose label is in the group, nan where there are none.
+    on, if ``groups`` are given: over the examples whose label is in the group, nan where there are none. Then also
+    ``group_share``, the share of the examples in each, by which means over groups add up to means over all.
 
     ``group_temperature`` is fitted on the group's examples alone, and its edge is that of this one temperature. But
     ``group_refinement`` and ``group_calibration`` are at the temperature of all examples, so that, weighted by the
@@ -99,6 +100,8 @@ def measure(
 
     overall = {name: values[0] for name, values in by_slice.items()}
     by_group = {} if groups is None else {f"group_{name}": values[1:] for name, values in by_slice.items()}
+    if groups is not None:
+        by_group["group_share"] = counts[1:] / counts[0]
     of_examples: Metrics = {}
     if records:
         of_examples = {
@@ -109,20 +112,6 @@ def measure(
         if config.calibration:
             of_examples["example_refined_loss"] = fit.loss
     return overall | by_group | of_examples
-
-
-def class_groups(counts: Float[Array, " class"] | Int[Array, " class"], num_groups: int) -> Int[Array, " class"]:
-    """The class-frequency group of each class: 0 the head, num_groups - 1 the tail, of equal shares of training mass.
-
-    With classes laid end to end, the most frequent first (the lower index first where counts are equal), a class is
-    in the group in which its examples begin. So the most frequent class is always in group 0, and a group may have no
-    class where a single one has more than a group's share. Classes without examples are in the tail.
-    """
-    order = jnp.argsort(-counts, stable=True)
-    ordered = counts[order]
-    begin = jnp.cumsum(ordered) - ordered
-    group = jnp.minimum((begin * num_groups) // jnp.sum(counts), num_groups - 1).astype(jnp.int32)
-    return jnp.zeros(counts.shape, jnp.int32).at[order].set(group)
 
 
 class _Examples(NamedTuple):

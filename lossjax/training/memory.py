@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lossjax import devices
-from lossjax.training.train import Cell, forward, splits_shape
+from lossjax.training.train import Cell, forward
 
 # members a tile. A CPU gains nothing beyond 16; an accelerator wants many
 FEWEST, MOST_ON_CPU, MOST_ON_ACCELERATOR = 4, 16, 1024
@@ -28,10 +28,7 @@ def choose_tile(cell: Cell, fields: tuple[str, ...], num_members: int, chosen: t
 
 def residual_bytes(cell: Cell, fields: tuple[str, ...]) -> int:
     """Bytes that one member's forward pass over a batch keeps for the backward pass."""
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((cell.config.batch_size, *leaf.shape[1:]), leaf.dtype),
-        splits_shape(cell.task).train,
-    )
+    batch = cell.batch_shape
     key = jax.eval_shape(lambda: jax.random.key(0))
     rate = jax.ShapeDtypeStruct((), jnp.float32) if "dropout" in fields else None
 
@@ -39,8 +36,7 @@ def residual_bytes(cell: Cell, fields: tuple[str, ...]) -> int:
         rngs = None if rate is None else {"dropout": key}
         return jax.vjp(lambda p: forward(cell, p, inputs, mask, rate, rngs), params)[1]
 
-    params = jax.eval_shape(lambda k, x, m: cell.network.init(k, x, m)["params"], key, batch.inputs, batch.mask)
-    shapes = jax.eval_shape(residuals, params, batch.inputs, batch.mask, rate, key)
+    shapes = jax.eval_shape(residuals, cell.params_shape, batch.inputs, batch.mask, rate, key)
     return max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)))
 
 

@@ -10,11 +10,12 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from lossjax.frequency import class_groups
 from lossjax.hyperparams import Hyperparams
 from lossjax.keys import Streams
 from lossjax.tasks.task import Split, Splits, Task
 from lossjax.training.config import SPLITS, TrainConfig
-from lossjax.training.measure import NARROW, class_groups, measure
+from lossjax.training.measure import NARROW, measure
 from lossjax.training.objective import cross_entropy, log_prior, objective, weighted_mean
 from lossjax.training.optimizers import make_optimizer
 
@@ -30,10 +31,30 @@ class Cell:
     config: TrainConfig
 
     @functools.cached_property
+    def splits_shape(self) -> Splits:
+        """Shapes and types of the task's splits, which are not drawn for that."""
+
+        def drawn() -> Splits:
+            return cast(Splits, jax.tree.map(jnp.asarray, self.task.splits(jax.random.key(0, impl="threefry2x32"))))
+
+        return cast(Splits, jax.eval_shape(drawn))
+
+    @functools.cached_property
+    def params_shape(self) -> Any:
+        """Shapes and types of a member's parameters."""
+        return jax.eval_shape(lambda batch: _init_params(self, jax.random.key(0), batch), self.batch_shape)
+
+    @property
+    def batch_shape(self) -> Split:
+        """Shapes and types of a batch of training examples."""
+        size = self.config.batch_size
+        train = self.splits_shape.train
+        return cast(Split, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), train))
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Examples in each split."""
-        shapes = splits_shape(self.task)
-        return {name: len(getattr(shapes, name).labels) for name in SPLITS}
+        return {name: len(getattr(self.splits_shape, name).labels) for name in SPLITS}
 
     def pinned(self) -> "Cell":
         """The same cell with the content of a task's file pinned: training from another content is then refused."""
@@ -116,8 +137,7 @@ def prepare(cell: Cell, streams: Streams, hparams: Hyperparams, splits: Splits) 
 
 def init(cell: Cell, streams: Streams, hparams: Hyperparams, data: Data) -> MemberState:
     """A member before its first step; every record is nan (or false) until it is measured."""
-    first = jax.tree.map(lambda array: array[:1], data.examples)
-    params = cell.network.init(streams.init, first.inputs, first.mask)["params"]
+    params = _init_params(cell, streams.init, data.examples)
     if hparams.init_scale is not None:
         params = jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf if path[-1].key == "scale" else leaf * hparams.init_scale, params
@@ -222,7 +242,8 @@ def evaluate(
             adjusted = measure(
                 rows - config.adjusted * log_prior(data.class_counts), labels, data.groups, config, weights
             )
-            named |= {f"adjusted_{name}": value for name, value in adjusted.items()}
+            # how many examples a group has, no adjustment changes
+            named |= {f"adjusted_{name}": value for name, value in adjusted.items() if name != "group_share"}
         if split in config.logits:
             named["logits"] = rows
         records |= {f"{split}_{name}": value for name, value in named.items()}
@@ -242,30 +263,9 @@ def forward(
     return cast(Array, cell.network.apply({"params": params}, inputs, mask, dropout_rate=dropout_rate, rngs=rngs))
 
 
-def check_model(cell: Cell) -> None:
-    """Refuses a model that was made for another number of classes or tokens than its task has."""
-    task, network = cell.task, cell.network
-    num_tokens = getattr(network, "num_tokens", task.num_tokens)
-    if num_tokens != task.num_tokens:
-        raise ValueError(
-            f"the model has num_tokens={num_tokens} and the task {task.num_tokens}; leave num_tokens out of the model, "
-            "and it takes the task's"
-        )
-    first = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), splits_shape(cell.task).train
-    )
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    logits, _ = jax.eval_shape(network.init_with_output, key, first.inputs, first.mask)
-    if logits.shape != (1, task.num_classes):
-        raise ValueError(
-            f"the model's logits of one example have shape {logits.shape} and the task has {task.num_classes} classes; "
-            "leave num_classes out of the model, and it takes the task's"
-        )
-
-
-def splits_shape(task: Task) -> Splits:
-    """Shapes and types of a task's splits, without drawing them."""
-    return jax.eval_shape(lambda: jax.tree.map(jnp.asarray, task.splits(jax.random.key(0, impl="threefry2x32"))))
+def _init_params(cell: Cell, key: Array, examples: Split) -> Any:
+    first = jax.tree.map(lambda array: array[:1], examples)
+    return cell.network.init(key, first.inputs, first.mask)["params"]
 
 
 def _train_steps(

@@ -1,0 +1,98 @@
+"""What the sentences of a diagnosis are about, and what its regimes are called."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+from lossjax.analysis.comparison import Comparison
+from lossjax.analysis.interval import Interval
+from lossjax.analysis.regimes import UNTOLD, Flat
+from lossjax.diagnosis.answer import Choice, Group, Model, Repair, Settling, Timing
+from lossjax.diagnosis.phrases import listed
+
+_REGIMES: Final = {
+    "P": "plateau: the loss fell, accuracy did not move",
+    "O": "over-confidence: the loss rose, accuracy did not fall, one temperature repairs it",
+    "K": "the loss rose, accuracy did not fall, and one temperature does not repair it",
+    UNTOLD: "the loss rose, accuracy did not fall; whether one temperature repairs it is not known",
+    "S": "sacrifice: the loss fell and so did accuracy",
+    "G": "agreement: loss and accuracy both improved",
+    "W": "agreement: loss and accuracy both got worse",
+    "N-e": "no change: loss and accuracy are both flat",
+    "N-m": "accuracy moved, the loss is flat",
+    "N-u": "undecided",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Story:
+    """What the sentences are about."""
+
+    comparison: Comparison
+    before: Model
+    after: Model
+    is_run: bool
+    named: bool  # whether the sentences name the models, as for a run and for two models in no order
+    improving: bool  # a run whose loss is lowest at the end
+    wrong_confidence: tuple[float, float] | None  # mean, before and after, where both are wrong
+    settling: Settling
+    timing: Timing | None
+    choices: Sequence[Choice]
+    groups: Sequence[Group]
+    repairs: Sequence[Repair]
+    flat: Flat
+    num_checkpoints: int
+
+    @property
+    def loss(self) -> Interval:
+        return self.comparison.delta_loss
+
+    @property
+    def accuracy(self) -> Interval:
+        return self.comparison.delta_accuracy
+
+    @property
+    def later(self) -> str:
+        return self.called(self.after.name)
+
+    @property
+    def earlier(self) -> str:
+        return self.called(self.before.name)
+
+    def called(self, name: str) -> str:
+        """A model as a sentence calls it: "step 30", "the first model", "the earlier model"."""
+        if self.is_run:
+            return name
+        return f"the {name} model" if self.named else {"before": "the earlier model", "after": "the later model"}[name]
+
+
+def regime_name(detail: str, undecided: Sequence[str] = ()) -> str:
+    """In words; ``undecided`` names what is not resolved where that is the regime."""
+    if detail == "N-u" and undecided:
+        return f"undecided: whether {listed(undecided, 'and')} moved cannot be told"
+    return _REGIMES[detail if detail in _REGIMES else detail.rstrip("+0-cr")]
+
+
+def undecided(story: Story) -> list[str]:
+    """Which of loss and accuracy is neither flat nor resolved from 0."""
+    found, flat = story.comparison, story.flat
+    smallest = {"the loss": (story.loss, found.flat_delta_loss, flat.loss)}
+    smallest["accuracy"] = (story.accuracy, found.flat_delta_accuracy, flat.accuracy)
+    return [name for name, (change, least, delta) in smallest.items() if least > delta and not change.excludes(0.0)]
+
+
+def repaired_by(story: Story) -> Repair | None:
+    """The repair with the fewest parameters that takes away at least four fifths of the rise, beyond doubt."""
+    return next((repair for repair in story.repairs if repair.contrast.low > 0), None)
+
+
+def tried(story: Story) -> str:
+    """The repair with the most parameters that was tried, for each class."""
+    return "a scale and a bias" if any(repair.kind == "vector" for repair in story.repairs) else "a bias"
+
+
+def rose(story: Story) -> bool:
+    """Whether the loss rose beyond doubt and by more than counts as none."""
+    return story.loss.low > 0 and story.comparison.flat_delta_loss > story.flat.loss
