@@ -252,10 +252,10 @@ def test_what_no_scale_and_bias_repairs_is_said_to_be_so():
 
 
 def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
-    before, after, labels = forgotten_class(600)
-    found = lj.diagnose(before, after, labels, clusters=np.arange(600) // 2)
+    found = lj.diagnose(*forgotten_class(1200), clusters=np.arange(1200) // 2)
     assert found.regime == "K"
     assert found.repairs[0].contrast.low > 0
+    before, after, labels = forgotten_class(600)
     found = lj.diagnose(np.stack([before] * 3), np.stack([0.98 * after, after]), labels)
     assert found.regime == "K"
     assert abs(found.repairs[0].left.estimate) < 0.02
