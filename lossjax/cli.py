@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import shlex
 import sys
 import traceback
@@ -151,9 +152,13 @@ def _ended_with_a_code() -> Iterator[None]:
     try:
         with _warned_in_a_line():
             yield
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("\nlossjax: stopped; what is committed is kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(STOPPED)
+    except BrokenPipeError:  # whoever read the output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's last flush complain
+        sys.exit(1)
     except Exception:
         traceback.print_exc()
         sys.exit(UNEXPECTED)

@@ -344,6 +344,15 @@ def test_an_error_nobody_foresaw_is_not_taken_for_failed_parts(command, write_ex
     assert "ZeroDivisionError" in err
 
 
+def test_output_that_nobody_reads_to_the_end_is_no_error():
+    results = Path(__file__).parents[1] / "results"
+    command = [sys.executable, "-m", "lossjax", "claims", str(results)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
 @pytest.mark.parametrize("module", ["lossjax", "lossjax.cli"])
 def test_the_command_is_a_module_too(module):
     result = subprocess.run([sys.executable, "-m", module, "claims", "--help"], capture_output=True, text=True)
