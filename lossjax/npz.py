@@ -25,7 +25,8 @@ _PIECE = 2**20  # bytes read at once
 _HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # what NumPy's header reader raises on text that is no header
 _HEADER_ERRORS = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, OverflowError, tokenize.TokenError)
-# what zipfile raises on damaged archives; OSError where a damaged offset is before the start of the file
+# what zipfile raises on damaged archives: OSError where an offset is before the start of the file, RuntimeError for an
+# encrypted member, NotImplementedError for a compression it does not know
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
