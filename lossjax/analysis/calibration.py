@@ -76,7 +76,10 @@ class Decomposition:
         loss: mean cross-entropy.
         refinement: mean loss at temperatures fitted on the other folds.
         calibration: estimate = loss − refinement, so the three add up. Its bounds belong to the in-sample difference
-            less its optimism κ/2n, with variance s²/n + κ²/2n²; they may lie below 0 and are never cut.
+            less its optimism κ/2n, with variance s²/n + κ²/2n²; they may lie below 0 and are never cut. Where examples
+            are nearly all alike, the penalty parts the two by more than that; the bounds then reach to the estimate.
+            Where C is small but not 0 the upper bound is too low too often: of 95 % intervals it leaves 88 % at worst,
+            where nC is about 2κ, and 94 % from 50κ on (the chi-squared of one parameter, by integration).
         temperature: fitted on all examples.
         fold_temperatures: [fold] fitted on all but that fold.
         at_edge: whether any of these sits on the edge of the bracket.
@@ -319,14 +322,19 @@ def _in_blocks(function: Callable[[slice], tuple[np.ndarray, ...]], shape: tuple
 def calibration_interval(
     losses: Float[np.ndarray, " example"], fit: TemperatureFit, *, level: float = 0.95
 ) -> Interval:
-    """``Decomposition.calibration`` from losses and temperatures that are known already."""
+    """``Decomposition.calibration`` from losses and temperatures that are known already.
+
+    The penalty holds the temperatures of the other folds, which have fewer examples, nearer to 1 than that of all, by
+    which the cross-fitted estimate is lower. This is no sampling error: the bounds are widened to the estimate where it
+    lies beyond them, so they cover as often or more often.
+    """
     count = len(losses)
     estimate = float(losses.mean() - fit.refined.mean())
     gains = losses - fit.in_sample
     optimism = fit.score_variance / fit.curvature  # κ
     centre = gains.mean() - optimism / (2 * count)
     reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(gains.var(ddof=1) / count + optimism**2 / (2 * count**2))
-    return Interval(estimate, float(centre - reach), float(centre + reach), level)
+    return Interval(estimate, min(float(centre - reach), estimate), max(float(centre + reach), estimate), level)
 
 
 def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
