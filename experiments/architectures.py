@@ -8,17 +8,20 @@ of the same two learning rates (by validation loss at its own best epoch), on th
 """
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 import lossjax as lj
-from lossjax.analysis.baselines import class_prior, uniform
+from lossjax.analysis.baselines import references
 from lossjax.analysis.comparison import Comparison, Records, compare_records
 from lossjax.analysis.resampling import mean_interval, mean_intervals, two_way_interval
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
-from lossjax.tasks.dataset import class_counts
+from lossjax.reports.report import estimate_text
+from lossjax.tasks import class_counts, seen_often
 
 # The rules, written before the results -----------------------------------------------------------------------------
 
@@ -34,6 +37,13 @@ CONFIDENCE_RULE = (
 TEMPERATURE_RULE = (
     f"log T* of the transformer: under-confident, so supported, if the interval lies below 0; refuted if above; {WHEN}"
 )
+
+ANY_RULE = (
+    "of the two architectures that have an epoch at which one is ahead of the other in accuracy and behind in loss, by "
+    "means over seeds, at the epoch and for the two with the largest product: supported if the interval of the one "
+    "ahead lies below 0 (its mean confidence minus the other's; log T*), refuted if above"
+)
+ANY_AMENDED = "the transformer never is that one on these tasks, so the claim is asked of whichever is"
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
@@ -74,8 +84,8 @@ def sweep(scale: str) -> lj.Sweep:
 
 # What is concluded -------------------------------------------------------------------------------------------------
 
-CHANGED = ("loss", "correct")
-SHOWN = ("loss", "refinement", "accuracy", "confidence", "temperature")
+MEANS = ("loss", "refinement", "accuracy", "confidence", "temperature")
+OF_OFTEN = f"test examples whose class was seen at least {OFTEN} times"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,17 +93,26 @@ class Runs:
     """One architecture at its tuned rate on one task, the finite members."""
 
     rate: float
-    seeds: np.ndarray  # [member]
-    epochs: np.ndarray  # [eval]
-    metrics: Mapping[str, np.ndarray]  # of SHOWN: [member, eval], test
     best: int  # the evaluation with the lowest mean validation loss
     history: lj.History
-    num_members: int
 
-    def at(self, evaluation: int, members: Any = slice(None)) -> Records:
+    @property
+    def epochs(self) -> np.ndarray:
+        return self.history.epochs
+
+    def metric(self, name: str) -> np.ndarray:
+        """[member, eval] of the test split; the gap is mean confidence minus accuracy: above 0, over-confident."""
+        if name == "gap":
+            return self.metric("confidence") - self.metric("accuracy")
+        return self.history.metrics[f"test_{name}"].astype(np.float64)
+
+    def at(self, evaluation: int) -> Records:
         names = ("example_loss", "example_correct", "example_refined_loss")
-        loss, correct, refined = (self.history.metrics[f"test_{name}"][members, evaluation] for name in names)
+        loss, correct, refined = (self.history.metrics[f"test_{name}"][:, evaluation] for name in names)
         return Records(loss, correct, refined)
+
+    def best_of(self, name: str) -> lj.Interval:
+        return mean_interval(self.metric(name)[:, self.best])
 
 
 def tuned(history: lj.History) -> Runs:
@@ -107,93 +126,99 @@ def tuned(history: lj.History) -> Runs:
             best = (float(curve[at]), rate, at)
     assert best is not None
     chosen = history.select(learning_rate=best[1])
-    finite = chosen[chosen.finite]
-    return Runs(
-        rate=best[1],
-        seeds=finite.seeds["init"],
-        epochs=finite.epochs,
-        metrics={name: finite.metrics[f"test_{name}"].astype(np.float64) for name in SHOWN},
-        best=best[2],
-        history=finite,
-        num_members=chosen.num_members,
-    )
+    return Runs(rate=best[1], best=best[2], history=chosen[chosen.finite])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Replacement:
-    """The convolution replaced by the transformer, over the seeds at which both are finite."""
+    """One architecture replaced by another, over the seeds at which both are finite, in the same order."""
 
-    premise: bool  # whether there is an epoch with higher accuracy and higher loss
-    evaluation: int
-    epoch: float
-    comparison: Comparison
-    change: Records  # of each seed and example, new minus old
-    confidence: lj.Interval
-    log_temperature: lj.Interval  # of the transformer
-    old_log_temperature: lj.Interval
-    num_seeds: int
+    old: Runs
+    new: Runs
+    product: float  # of gain in accuracy and rise of the loss where that is largest; 0 where no epoch has both
+    evaluation: int  # that one, or the last
+
+    @property
+    def premise(self) -> bool:
+        return self.product > 0
+
+    @property
+    def epoch(self) -> float:
+        return float(self.new.epochs[self.evaluation])
+
+    @property
+    def num_seeds(self) -> int:
+        return self.new.history.num_members
+
+    def compared(self, before: int, after: int) -> Comparison:
+        return compare_records(self.old.at(before), self.new.at(after), ordered=False, same_seeds=True)
+
+    def change(self, name: str) -> np.ndarray:
+        """[member, eval]"""
+        return self.new.metric(name) - self.old.metric(name)
+
+    def confidence(self) -> lj.Interval:
+        return mean_interval(self.change("confidence")[:, self.evaluation])
+
+    def log_temperature(self) -> lj.Interval:
+        """Of the new one."""
+        return mean_interval(np.log(self.new.metric("temperature")[:, self.evaluation]))
 
 
 def replaced(old: Runs, new: Runs) -> Replacement:
-    _, a, b = np.intersect1d(old.seeds, new.seeds, return_indices=True)
-    gain, rise = (
-        new.metrics[name][b].mean(axis=0) - old.metrics[name][a].mean(axis=0) for name in ("accuracy", "loss")
-    )
+    _, a, b = np.intersect1d(old.history.seeds["init"], new.history.seeds["init"], return_indices=True)
+    old, new = (dataclasses.replace(one, history=one.history[rows]) for one, rows in ((old, a), (new, b)))
+    gain, rise = (new.metric(name).mean(axis=0) - old.metric(name).mean(axis=0) for name in ("accuracy", "loss"))
     product = np.where((gain > 0) & (rise > 0), gain * rise, 0.0)
     product[0] = 0.0  # before any step
-    premise = bool(product.any())
-    at = int(np.argmax(product)) if premise else len(product) - 1
-    before, after = old.at(at, a), new.at(at, b)
-    return Replacement(
-        premise=premise,
-        evaluation=at,
-        epoch=float(old.epochs[at]),
-        comparison=compare_records(before, after, ordered=False, same_seeds=True),
-        change=Records(*(getattr(after, name).astype(np.float64) - getattr(before, name) for name in CHANGED)),
-        confidence=mean_interval(new.metrics["confidence"][b, at] - old.metrics["confidence"][a, at]),
-        log_temperature=mean_interval(np.log(new.metrics["temperature"][b, at])),
-        old_log_temperature=mean_interval(np.log(old.metrics["temperature"][a, at])),
-        num_seeds=len(a),
-    )
+    at = int(np.argmax(product)) if product.any() else len(product) - 1
+    return Replacement(old, new, float(product.max()), at)
 
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     runs = {name: tuned(history) for name, history in histories.items()}
     found = {task: replaced(runs[f"{task}-conv"], runs[f"{task}-transformer"]) for task in TASKS}
-    often = {task: seen_often(one) for task, one in TASKS.items()}
+    often = {task: seen_often(one, OFTEN) for task, one in TASKS.items()}
     shares = {
-        f"{TASK_NAMES[task]}: share of test examples whose class was seen at least {OFTEN} times": float(seen.mean())
+        f"{TASK_NAMES[task]}: share of {OF_OFTEN}": lj.Interval.without_bounds(float(seen.mean()))
         for task, seen in often.items()
     }
-    notes = []
-    for task, one in found.items():
-        change = one.comparison
-        removed = "" if change.scale_share is None else f", {change.scale_share.estimate:.0%} of it gone at T*"
-        notes.append(
-            f"{TASK_NAMES[task]}: {'at' if one.premise else 'no epoch has both; at the end,'} epoch {one.epoch:g} "
-            f"the transformer's loss is {change.delta_loss.estimate:+.3f} nats [{change.delta_loss.low:+.3f}, "
-            f"{change.delta_loss.high:+.3f}] from the convolution's{removed}, its accuracy "
-            f"{100 * change.delta_accuracy.estimate:+.2f} points [{100 * change.delta_accuracy.low:+.2f}, "
-            f"{100 * change.delta_accuracy.high:+.2f}]; T* {np.exp(one.old_log_temperature.estimate):.2f} → "
-            f"{np.exp(one.log_temperature.estimate):.2f}; regime {change.refinement}."
-        )
     rates = "; ".join(f"{name} {one.rate:g}" for name, one in runs.items())
+    highest = sum(bool(np.isclose(one.rate, max(RATES))) for one in runs.values())
     return lj.Findings(
-        verdicts=tuple(verdict for task in TASKS for verdict in verdicts(task, found[task])),
-        numbers={
-            **{key: value for task in TASKS for key, value in numbers(task, runs, found[task], often[task]).items()},
-            **{name: lj.Interval(share, *[float("nan")] * 2) for name, share in shares.items()},
-        },
-        tables={"curves": curve_table(runs), "references": reference_table()},
+        verdicts=(
+            *(verdict for task in TASKS for verdict in verdicts(task, found[task])),
+            *(verdict for task in TASKS for verdict in any_two(task, runs)),
+        ),
+        numbers={key: value for task in TASKS for key, value in numbers(task, runs, found[task], often[task]).items()}
+        | shares,
+        tables={"curves": curve_table(runs), "replacement": replacement_table(found), "references": reference_table()},
         notes=(
-            *notes,
-            f"Learning rates chosen by validation loss out of {', '.join(f'{rate:g}' for rate in RATES)}: {rates}.",
+            *(in_words(task, found[task]) for task in TASKS),
+            f"Learning rates chosen by validation loss out of {', '.join(f'{rate:g}' for rate in RATES)}: {rates}. "
+            f"For {highest} of {len(runs)} that is the highest tried: a higher one might do better.",
             f"Parameters: {parameters()}.",
             f"Runs not finite: {sum(int((~history.finite).sum()) for history in histories.values())} of "
             f"{sum(history.num_members for history in histories.values())}.",
             "One split a task. Intervals of differences of loss and accuracy: seeds × examples; all others: seeds.",
+            "A place's region with one town in the data is trained on and never tested; a word may be tested and not "
+            "trained on.",
             *(f"{name}: computed from this split's labels, not estimated" for name in shares),
         ),
+    )
+
+
+def in_words(task: str, found: Replacement) -> str:
+    at = found.evaluation
+    change = found.compared(at, at)
+    removed = "" if change.scale_share is None else f", {change.scale_share.estimate:.0%} of it gone at T*"
+    before, after = (np.exp(np.log(one.metric("temperature")[:, at]).mean()) for one in (found.old, found.new))
+    return (
+        f"{TASK_NAMES[task]}: {'at' if found.premise else 'no epoch has both; at the end,'} epoch {found.epoch:g} "
+        f"the transformer's loss is {change.delta_loss.estimate:+.3f} nats [{change.delta_loss.low:+.3f}, "
+        f"{change.delta_loss.high:+.3f}] from the convolution's{removed}, its accuracy "
+        f"{100 * change.delta_accuracy.estimate:+.2f} points [{100 * change.delta_accuracy.low:+.2f}, "
+        f"{100 * change.delta_accuracy.high:+.2f}]; T* {before:.2f} → {after:.2f}; regime {change.refinement}."
     )
 
 
@@ -203,16 +228,15 @@ def parameters() -> str:
     told = []
     for task_name, task in TASKS.items():
         for name, model in MODELS.items():
-            network = lj.Cell(task, model, lj.TrainConfig(64, epochs=1)).network
-            first = jax.tree.map(lambda leaf: leaf[:1], task.splits().train)
-            shapes = jax.eval_shape(network.init, jax.random.key(0), first.inputs, first.mask)
-            count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-            told.append(f"{TASK_NAMES[task_name]}, {MODEL_NAMES[name]} {count:,}")
+            shapes = lj.Cell(task, model, lj.TrainConfig(64, epochs=1)).params_shape
+            told.append(
+                f"{TASK_NAMES[task_name]}, {MODEL_NAMES[name]} {sum(x.size for x in jax.tree.leaves(shapes)):,}"
+            )
     return "; ".join(told)
 
 
 def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
-    premise = (
+    note = (
         f"epoch {found.epoch:g}"
         if found.premise
         else "the transformer is at no epoch ahead in accuracy and behind in loss; at the end of training"
@@ -232,7 +256,7 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
             as_written=as_written,
             num_seeds=found.num_seeds,
             scope="seeds, on this split",
-            note=premise,
+            note=note,
         )
 
     return [
@@ -240,112 +264,187 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
             "The transformer is less confident, but right more often.",
             "mean confidence, transformer minus convolution",
             CONFIDENCE_RULE,
-            found.confidence,
+            found.confidence(),
         ),
         verdict(
-            "The transformer is under-confident.", "log T* of the transformer", TEMPERATURE_RULE, found.log_temperature
+            "The transformer is under-confident.",
+            "log T* of the transformer",
+            TEMPERATURE_RULE,
+            found.log_temperature(),
         ),
     ]
 
 
-def seen_often(task: Any) -> np.ndarray:
-    """Which test examples are of a class with at least ``OFTEN`` training examples."""
-    return np.asarray(class_counts(task)[np.asarray(task.splits().test.labels)] >= OFTEN)
+def any_two(task: str, runs: Mapping[str, Runs]) -> list[lj.Verdict]:
+    """The same of the two architectures that have the claim's premise most, whichever they are."""
+    pairs = {pair: replaced(*(runs[f"{task}-{model}"] for model in pair)) for pair in itertools.permutations(MODELS, 2)}
+    (behind, ahead), found = max(pairs.items(), key=lambda item: item[1].product)
+    if not found.premise:
+        return []
+    change = found.compared(found.evaluation, found.evaluation)
+    old, new = MODEL_NAMES[behind], MODEL_NAMES[ahead]
+
+    def verdict(contrast: str, estimate: lj.Interval) -> lj.Verdict:
+        return lj.Verdict(
+            claim="C9",
+            statement="The architecture that is better by accuracy and worse by loss is less confident.",
+            where=f"{TASK_NAMES[task]}, {new} against {old}",
+            contrast=contrast,
+            rule=ANY_RULE,
+            amended=ANY_AMENDED,
+            estimate=estimate,
+            outcome=judge(estimate, claim="less", num_seeds=found.num_seeds),
+            num_seeds=found.num_seeds,
+            scope="seeds, on this split",
+            note=f"epoch {found.epoch:g}: accuracy {estimate_text(change.delta_accuracy)}, loss "
+            f"{estimate_text(change.delta_loss)} nats (seeds × examples)",
+        )
+
+    return [
+        verdict(f"mean confidence, {new} minus {old}", found.confidence()),
+        verdict(f"log T* of the {new}", found.log_temperature()),
+    ]
 
 
 def numbers(task: str, runs: Mapping[str, Runs], found: Replacement, often: np.ndarray) -> dict[str, lj.Interval]:
     """The difference at its epoch, and each architecture at its own best; also where the class was seen often."""
-    of_often = f"test examples whose class was seen at least {OFTEN} times"
+    at = found.evaluation
+    change, before, after = found.compared(at, at), found.old.at(at), found.new.at(at)
+
+    def of_often(name: str) -> lj.Interval:
+        return two_way_interval((getattr(after, name).astype(np.float64) - getattr(before, name))[:, often])
+
     when = f"{TASK_NAMES[task]}, epoch {found.epoch:g}"
     numbers = {
-        f"{when}: loss, transformer minus convolution": found.comparison.delta_loss,
-        f"{when}: loss, transformer minus convolution, {of_often}": two_way_interval(found.change.loss[:, often]),
-        f"{when}: accuracy, transformer minus convolution": found.comparison.delta_accuracy,
-        f"{when}: accuracy, transformer minus convolution, {of_often}": two_way_interval(
-            found.change.correct[:, often]
-        ),
+        f"{when}: loss, transformer minus convolution": change.delta_loss,
+        f"{when}: loss, transformer minus convolution, {OF_OFTEN}": of_often("loss"),
+        f"{when}: accuracy, transformer minus convolution": change.delta_accuracy,
+        f"{when}: accuracy, transformer minus convolution, {OF_OFTEN}": of_often("correct"),
     }
-    if found.comparison.scale_share is not None:
-        numbers[f"{when}: share of the difference in loss gone at T*"] = found.comparison.scale_share
+    if change.scale_share is not None:
+        numbers[f"{when}: share of the difference in loss gone at T*"] = change.scale_share
+    best = found.compared(found.old.best, found.new.best)
+    when = f"{TASK_NAMES[task]}, each at its own best"
+    numbers |= {
+        f"{when}: loss, transformer minus convolution": best.delta_loss,
+        f"{when}: accuracy, transformer minus convolution": best.delta_accuracy,
+    }
+    if best.scale_share is not None:
+        numbers[f"{when}: share of the difference in loss gone at T*"] = best.scale_share
     for model in MODELS:
         one = runs[f"{task}-{model}"]
         name = f"{TASK_NAMES[task]}, {MODEL_NAMES[model]} at its own best (epoch {one.epochs[one.best]:g})"
-        for metric in SHOWN:
-            numbers[f"{name}: {metric}"] = mean_interval(one.metrics[metric][:, one.best])
+        numbers |= {f"{name}: {metric}": one.best_of(metric) for metric in MEANS}
+        numbers[f"{name}: confidence minus accuracy"] = one.best_of("gap")
         records = one.at(one.best)
         for metric, values in (("loss", records.loss), ("accuracy", records.correct)):
-            numbers[f"{name}: {metric}, {of_often}"] = mean_interval(values[:, often].astype(np.float64).mean(axis=1))
+            numbers[f"{name}: {metric}, {OF_OFTEN}"] = mean_interval(values[:, often].astype(np.float64).mean(axis=1))
     return numbers
 
 
 # What is plotted ---------------------------------------------------------------------------------------------------
 
+TITLES = {
+    "loss": "test loss (nats)",
+    "refinement": "loss at T* (nats)",
+    "accuracy": "test accuracy",
+    "gap": "confidence\nminus accuracy",
+    "temperature": "T*",
+}
+CHANGES = {
+    "loss": "loss (nats)",
+    "refinement": "loss at T* (nats)",
+    "accuracy": "accuracy",
+    "confidence": "mean\nconfidence",
+    "share": "share of the loss\ngone at T*",
+}
+LEVELS = {"gap": {"calibrated": 0.0}, "temperature": {"calibrated": 1.0}}
+
 
 def curve_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
-    rows: dict[str, list[Any]] = {key: [] for key in ("cell", "metric", "epoch", "mean", "mean_low", "mean_high")}
-    for name, found in runs.items():
-        for metric, values in found.metrics.items():
-            means = mean_intervals(values)
-            rows["cell"] += [name] * len(found.epochs)
-            rows["metric"] += [metric] * len(found.epochs)
-            rows["epoch"] += found.epochs.tolist()
-            for key, column in (("mean", means.estimate), ("mean_low", means.low), ("mean_high", means.high)):
-                rows[key] += column.tolist()
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {"cell": name, "metric": metric, "epoch": found.epochs, "mean": mean_intervals(found.metric(metric))}
+        for name, found in runs.items()
+        for metric in (*MEANS, "gap")
+    )
+
+
+def replacement_table(found: Mapping[str, Replacement]) -> dict[str, np.ndarray]:
+    """Transformer minus convolution from the first epoch on; the share where the difference in loss is resolved."""
+
+    def rows(task: str, one: Replacement, at: int) -> Iterator[Mapping[str, Any]]:
+        change = one.compared(at, at)
+        changes = {
+            "loss": change.delta_loss,
+            "refinement": change.delta_refinement,
+            "accuracy": change.delta_accuracy,
+            "confidence": mean_interval(one.change("confidence")[:, at]),
+            "share": change.scale_share or lj.Interval.without_bounds(),
+        }
+        for metric, interval in changes.items():
+            yield {"task": task, "metric": metric, "epoch": one.new.epochs[at], "mean": interval}
+
+    return table(
+        row for task, one in found.items() for at in range(1, len(one.new.epochs)) for row in rows(task, one, at)
+    )
 
 
 def reference_table() -> dict[str, np.ndarray]:
-    rows = []
-    for name, task in TASKS.items():
-        for kind, found in (
-            ("class prior", class_prior(class_counts(task), np.asarray(task.splits().test.labels))),
-            ("uniform", uniform(task.num_classes)),
-        ):
-            rows.append((name, kind, found.loss, found.refinement, found.accuracy))
-    columns = zip(("task", "name", "loss", "refinement", "accuracy"), zip(*rows, strict=True), strict=True)
-    return {key: np.array(column) for key, column in columns}
+    return table(
+        {"task": name, "name": kind, "loss": one.loss, "refinement": one.refinement, "accuracy": one.accuracy}
+        for name, task in TASKS.items()
+        for kind, one in references(class_counts(task), np.asarray(task.splits().test.labels)).items()
+    )
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     from lossjax.reports import imbalanced
 
-    curves, references = findings.tables["curves"], findings.tables["references"]
+    known = findings.tables["references"]
+
+    def line(label: str, name: str, rows: np.ndarray) -> imbalanced.Line:
+        return imbalanced.Line(label, *(findings.tables[name][key][rows] for key in ("epoch", *with_bounds("mean"))))
 
     def lines(task: str, metric: str) -> list[imbalanced.Line]:
-        found = []
-        for model in MODELS:
-            mine = (curves["cell"] == f"{task}-{model}") & (curves["metric"] == metric) & (curves["epoch"] > 0)
-            found.append(
-                imbalanced.Line(
-                    MODEL_NAMES[model], *(curves[key][mine] for key in ("epoch", "mean", "mean_low", "mean_high"))
-                )
-            )
-        return found
+        curves = findings.tables["curves"]
+        rows = (curves["metric"] == metric) & (curves["epoch"] > 0)
+        return [line(MODEL_NAMES[one], "curves", rows & (curves["cell"] == f"{task}-{one}")) for one in MODELS]
 
     def levels(task: str, metric: str) -> dict[str, float]:
-        if metric not in references:
-            return {"calibrated": 1.0} if metric == "temperature" else {}
-        mine = references["task"] == task
-        return dict(zip(references["name"][mine].tolist(), references[metric][mine].tolist(), strict=True))
+        if metric not in known:
+            return LEVELS.get(metric, {})
+        mine = known["task"] == task
+        return dict(zip(known["name"][mine].tolist(), known[metric][mine].tolist(), strict=True))
 
-    titles = {
-        "loss": "test loss (nats)",
-        "refinement": "loss at T* (nats)",
-        "accuracy": "test accuracy",
-        "confidence": "mean confidence",
-        "temperature": "T*",
-    }
+    def changes(task: str, metric: str) -> list[imbalanced.Line]:
+        found = findings.tables["replacement"]
+        return [
+            line("transformer minus convolution", "replacement", (found["task"] == task) & (found["metric"] == metric))
+        ]
+
+    names = [TASK_NAMES[task] for task in TASKS]
     return {
         "architectures": lj.Figure(
             imbalanced.along_training(
-                [TASK_NAMES[task] for task in TASKS],
-                list(titles.values()),
-                [[(lines(task, metric), levels(task, metric)) for metric in titles] for task in TASKS],
+                names,
+                list(TITLES.values()),
+                [[(lines(task, metric), levels(task, metric)) for metric in TITLES] for task in TASKS],
             ),
             "Three architectures of about as many parameters at their tuned learning rates, from the first epoch on "
-            "(bands: 95 % over seeds). T* above 1: over-confident. Arrows: the class prior alone, the uniform "
-            "distribution and calibrated, where they lie beyond the picture.",
-        )
+            "(bands: 95 % over seeds). Over-confident: mean confidence above accuracy, T* above 1; the two need not "
+            "agree. Dashed: the class prior alone, the uniform distribution and calibrated; beyond a break of the axis "
+            "lines have their value and no scale.",
+        ),
+        "replacement": lj.Figure(
+            imbalanced.along_training(
+                names,
+                list(CHANGES.values()),
+                [[(changes(task, metric), {"": 0.0}) for metric in CHANGES] for task in TASKS],
+            ),
+            "The convolution replaced by the transformer: what changes at each epoch (bands: 95 %; of losses and "
+            "accuracy over seeds × examples, of confidence over seeds; dashed: nothing). The share is drawn where the "
+            "difference in loss is resolved.",
+        ),
     }
 
 

@@ -2,8 +2,8 @@
 
 The published case (W4): about 3,000 classes, and for each of three conditions, a feature or a hyperparameter apart, a
 validation loss and an accuracy that rank them differently. Here: 2,800 regions of the world, a town's region to be told
-from what is known of the town, by a convolutional network; three sets of features × two widths × five settings, eight
-seeds each.
+from what is known of the town; and the next of 3,000 words from those before it. By a convolutional network; on each,
+three sets of features × two widths × five settings, eight seeds each.
 
 - C7: across features and hyperparameters, a better loss often comes with a worse accuracy; to improve both is rare;
 - C8: imbalance explains it: the accuracy is gained on the frequent classes. (A balanced control is in imbalance.py.)
@@ -17,15 +17,16 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.attribution import CELLS, frequency_groups
-from lossjax.analysis.baselines import class_prior, uniform
+from lossjax.analysis.baselines import references
 from lossjax.analysis.comparison import Comparison, Records, compare_records
 from lossjax.analysis.findings import Outcome
 from lossjax.analysis.inversions import Inversions, inversions
 from lossjax.analysis.pairs import crossed_variance, crossed_weights, pair_share
 from lossjax.analysis.resampling import mean_interval, two_way_interval
 from lossjax.analysis.summary import by_configuration, configurations
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
-from lossjax.tasks.dataset import class_counts
+from lossjax.tasks import class_counts
 
 # The rules, written before the results -----------------------------------------------------------------------------
 
@@ -47,12 +48,25 @@ RESAMPLES = 500
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
-FEATURES = {
-    "A": ("timezone", "name"),
-    "B": ("coordinates", "name"),
-    "C": ("timezone", "coordinates"),
+PLACES = {
+    "A": lj.tasks.PlaceNames(features=("timezone", "name")),
+    "B": lj.tasks.PlaceNames(features=("coordinates", "name")),
+    "C": lj.tasks.PlaceNames(features=("timezone", "coordinates")),
 }
-FEATURE_NAMES = {name: f"{name}: {' and '.join(which)}" for name, which in FEATURES.items()}
+WORDS = {
+    name: lj.tasks.NextWord(context_length=length, num_train=24_000, num_test=5000, num_val=0)
+    for name, length in (("D", 1), ("E", 2), ("F", 8))
+}
+DATA: Mapping[str, Mapping[str, Any]] = {"places": PLACES, "words": WORDS}
+DATA_NAMES = {"places": "place names", "words": "next word"}
+FEATURE_NAMES = {
+    "A": "A: timezone and name",
+    "B": "B: coordinates and name",
+    "C": "C: timezone and coordinates",
+    "D": "D: the word before",
+    "E": "E: two words before",
+    "F": "F: eight words before",
+}
 BASE = {"learning_rate": 3e-3, "weight_decay": 0.0, "dropout": 0.0, "label_smoothing": 0.0}
 CHANGES: Mapping[str, Mapping[str, float]] = {
     "base": {},
@@ -65,23 +79,35 @@ WIDTHS = {"laptop": (16, 32), "paper": (32, 64, 128), "smoke": (16,)}
 EPOCHS = {"laptop": 4, "paper": 16}
 SEEDS = {"laptop": 8, "paper": 32, "smoke": 2}
 GROUPS = ("head", "middle", "tail")
+OFTEN = 5  # training examples of a class that was seen often
+OF_OFTEN = f"test examples whose class was seen at least {OFTEN} times"
+HEAD_CONTRAST = "head's share of the accuracy gain minus its share of examples, in inverted pairs"
+SELDOM = {
+    "places": "one town of each region is always trained on, so a region with a single town is never tested, and one "
+    "with two is so at most once.",
+    "words": "books lie in one split as a whole, and of the training books a sample is used: a word may be tested that "
+    "was never trained on.",
+}
 FATES = {"reversed": "no longer inverted", "unresolved": "not resolved", "persists": "still inverted"}
 
 
 def sweep(scale: str) -> lj.Sweep:
-    def cell(features: tuple[str, ...], width: int) -> lj.Cell:
+    def cell(data: str, features: str, width: int) -> lj.Cell:
         config = lj.TrainConfig(
             batch_size=64,
             **({"num_steps": 20} if scale == "smoke" else {"epochs": EPOCHS[scale]}),
-            num_evals=2,
+            num_evals=2 if data == "places" else 1,
             measure=lj.Measure(splits=("test",), per_example=("test",)),
         )
-        return lj.Cell(lj.tasks.PlaceNames(features=features), lj.models.Conv(width=width), config)
+        return lj.Cell(DATA[data][features], lj.models.Conv(width=width), config)
 
     settings = [BASE | dict(change) for change in CHANGES.values()]
     return lj.Sweep(
         cells={
-            f"{name}-{width}": cell(features, width) for name, features in FEATURES.items() for width in WIDTHS[scale]
+            f"{features}-{width}": cell(data, features, width)
+            for data, sets in DATA.items()
+            for features in sets
+            for width in WIDTHS[scale]
         },
         hyperparams=lj.Hyperparams(**{name: np.array([one[name] for one in settings]) for name in BASE}),
         seeds=SEEDS[scale],
@@ -158,21 +184,39 @@ def called(setting: Mapping[str, Any]) -> str:
 
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
-    task = lj.tasks.PlaceNames()
-    splits = task.splits()
-    counts = class_counts(task)
-    labels = np.asarray(splits.test.labels)
-    return conclude(conditions(histories, frequency_groups(counts)[labels]), counts, labels)
+    found = {}
+    for data, sets in DATA.items():
+        task = next(iter(sets.values()))  # the test examples do not depend on the features
+        counts, labels = class_counts(task), np.asarray(task.splits().test.labels)
+        mine = {name: history for name, history in histories.items() if name.split("-")[0] in sets}
+        found[data] = conclude(data, conditions(mine, frequency_groups(counts)[labels]), counts, labels)
+    return joined(found)
 
 
-def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Findings:
+def joined(found: Mapping[str, lj.Findings]) -> lj.Findings:
+    """Those of all data as one: numbers and notes by the data's name, tables with a column for it."""
+    names = dict.fromkeys(name for one in found.values() for name in one.tables)
+    return lj.Findings(
+        verdicts=tuple(verdict for one in found.values() for verdict in one.verdicts),
+        numbers={
+            f"{DATA_NAMES[data]}: {name}": number for data, one in found.items() for name, number in one.numbers.items()
+        },
+        tables={
+            name: table({"data": data, **one.tables[name]} for data, one in found.items() if name in one.tables)
+            for name in names
+        },
+        notes=tuple(f"{DATA_NAMES[data]}: {note}" for data, one in found.items() for note in one.notes),
+    )
+
+
+def conclude(data: str, found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Findings:
     order = inversions(found.loss, found.accuracy, tempered_losses=found.refinement)
     assert order.tempered is not None
     assert order.fates is not None
     pairs = inverted_pairs(found, order)
     apart = taken_apart(found, pairs[0]) if pairs else None
-    prior, chance = class_prior(counts, labels), uniform(len(counts))
-    often = counts[labels] >= 5
+    known = references(counts, labels)
+    often = counts[labels] >= OFTEN
     among_often = inversions(
         np.where(found.finite, found.example_loss[..., often].mean(axis=2), np.nan),
         found.example_correct[..., often].mean(axis=2),
@@ -180,87 +224,89 @@ def conclude(found: Conditions, counts: np.ndarray, labels: np.ndarray) -> lj.Fi
     numbers = {
         "inverted share of the resolved pairs": order.rate,
         "inverted share with losses at T*": order.tempered.rate,
-        "inverted share among test examples whose class was seen at least 5 times": among_often.rate,
+        f"inverted share among {OF_OFTEN}": among_often.rate,
         "Kendall's τ_b of loss and accuracy": order.kendall,
         "Kendall's τ_b with losses at T*": order.tempered.kendall,
         **{f"inverted pairs that at T* are {FATES[fate]}": share for fate, share in order.fates.items()},
         "two runs that differ in seed only: loss and accuracy disagree": same_condition(found),
         "two conditions, one run each: loss and accuracy disagree": one_run_each(found),
+        **(head_often(found, pairs, often) if pairs else {}),
     }
     of_the_split = {
-        "loss of the class prior alone (nats)": prior.loss,
-        "accuracy of the class prior alone": prior.accuracy,
-        "loss of the uniform distribution (nats)": chance.loss,
-        "share of test examples whose class was seen at least 5 times": float(often.mean()),
+        "loss of the class prior alone (nats)": known["class prior"].loss,
+        "accuracy of the class prior alone": known["class prior"].accuracy,
+        "loss of the uniform distribution (nats)": known["uniform"].loss,
+        f"share of {OF_OFTEN}": float(often.mean()),
+        "share of test examples whose class was never seen in training": float(np.mean(counts[labels] == 0)),
     }
-    where = f"place names, {len(counts):,} classes; convolutional network, {len(found.names)} conditions"
-    scope = "conditions × seeds; one data set, one split"
-    num_seeds = found.loss.shape[1]
-    resolved = order.inverted + order.concordant
-    told = f"{order.inverted} inverted, {order.concordant} concordant, {order.unresolved} unresolved pairs"
-    often_inverted = how_often(order.rate, num_seeds)
-    head = head_share(found, pairs)
     return lj.Findings(
-        verdicts=(
-            lj.Verdict(
-                claim="C7",
-                statement="Across features and hyperparameters, a better loss often comes with a worse accuracy.",
-                where=where,
-                contrast="inverted share of resolved pairs",
-                rule=C7_RULE,
-                estimate=order.rate,
-                outcome=often_inverted if resolved else "unresolved",
-                num_seeds=num_seeds,
-                scope=scope,
-                note=told,
-            ),
-            lj.Verdict(
-                claim="C7",
-                statement="To improve both at once is rare.",
-                where=where,
-                contrast="inverted share of resolved pairs",
-                rule=RARE_RULE,
-                estimate=order.rate,
-                outcome=judge(order.rate, threshold=RARE, num_seeds=num_seeds),
-                num_seeds=num_seeds,
-                scope=scope,
-                note=told,
-            ),
-            lj.Verdict(
-                claim="C8",
-                statement="The accuracy that comes with a worse loss is gained on the frequent classes.",
-                where=where,
-                contrast="head's share of the accuracy gain minus its share of examples, in inverted pairs",
-                rule=C8_RULE,
-                estimate=head,
-                outcome=judge(head, num_seeds=num_seeds),
-                num_seeds=num_seeds,
-                scope="seeds, on these conditions and this split",
-                note=f"{len(pairs)} inverted pairs; the head has {np.mean(found.group == 0):.0%} of the test examples",
-            ),
-        ),
-        numbers=numbers | {name: lj.Interval(value, *[float("nan")] * 2) for name, value in of_the_split.items()},
+        verdicts=verdicts(data, found, order, pairs, len(counts)),
+        numbers=numbers | {name: lj.Interval.without_bounds(value) for name, value in of_the_split.items()},
         tables={
-            "conditions": condition_table(found),
-            "references": {
-                "name": np.array(["class prior", "uniform"]),
-                "loss": np.array([prior.loss, chance.loss]),
-                "accuracy": np.array([prior.accuracy, chance.accuracy]),
-            },
+            "conditions": condition_table(found, often),
+            "references": table(
+                {"name": name, "loss": one.loss, "accuracy": one.accuracy} for name, one in known.items()
+            ),
             "pairs": pair_table(found, pairs),
             **({} if apart is None else {"taken_apart": apart_table(found, pairs[0], apart)}),
         },
         notes=(
-            *(() if apart is None else (in_words(found, pairs[0], apart),)),
-            *(
-                ()
-                if apart is None
-                else ("That pair was chosen for its size, so its differences are on the large side of the truth.",)
-            ),
-            f"A town's features: {'; '.join(FEATURE_NAMES.values())}.",
-            "Loss and accuracy are of the test split at the end of training; nothing was selected.",
-            f"Runs not finite: {int((~found.finite).sum())} of {found.loss.size}.",
+            *(() if apart is None else (in_words(found, pairs[0], apart, often),)),
+            f"features: {'; '.join(FEATURE_NAMES[features] for features in DATA[data])}.",
+            "loss and accuracy are of the test split at the end of training; nothing was selected.",
+            SELDOM[data],
+            f"runs not finite: {int((~found.finite).sum())} of {found.loss.size}.",
             *(f"{name}: computed from this split's labels, not estimated" for name in of_the_split),
+        ),
+    )
+
+
+def verdicts(
+    data: str, found: Conditions, order: Inversions, pairs: list[tuple[int, int]], num_classes: int
+) -> tuple[lj.Verdict, ...]:
+    num_seeds = found.loss.shape[1]
+    told = f"{order.inverted} inverted, {order.concordant} concordant, {order.unresolved} unresolved pairs"
+    how_many = f"{len(pairs)} inverted pairs; the head has {np.mean(found.group == 0):.0%} of the test examples"
+    head = head_share(found, pairs)
+
+    def verdict(claim: str, statement: str, rule: str, estimate: lj.Interval, outcome: Outcome) -> lj.Verdict:
+        is_c7 = claim == "C7"
+        return lj.Verdict(
+            claim=claim,
+            statement=statement,
+            where=f"{DATA_NAMES[data]}, {num_classes:,} classes; convolutional network, {len(found.names)} conditions",
+            contrast="inverted share of resolved pairs" if is_c7 else HEAD_CONTRAST,
+            rule=rule,
+            estimate=estimate,
+            outcome=outcome,
+            num_seeds=num_seeds,
+            scope="conditions × seeds; one data set, one split"
+            if is_c7
+            else "seeds, on these conditions and this split",
+            note=told if is_c7 else how_many,
+        )
+
+    return (
+        verdict(
+            "C7",
+            "Across features and hyperparameters, a better loss often comes with a worse accuracy.",
+            C7_RULE,
+            order.rate,
+            how_often(order.rate, num_seeds),
+        ),
+        verdict(
+            "C7",
+            "To improve both at once is rare.",
+            RARE_RULE,
+            order.rate,
+            judge(order.rate, threshold=RARE, num_seeds=num_seeds),
+        ),
+        verdict(
+            "C8",
+            "The accuracy that comes with a worse loss is gained on the frequent classes.",
+            C8_RULE,
+            head,
+            judge(head, num_seeds=num_seeds),
         ),
     )
 
@@ -284,17 +330,22 @@ def inverted_pairs(found: Conditions, order: Inversions) -> list[tuple[int, int]
     return [pair for _, pair in sorted(pairs, reverse=True)]
 
 
-def head_share(found: Conditions, pairs: list[tuple[int, int]]) -> lj.Interval:
-    """Mean over the seeds at which all runs of these pairs are finite."""
+def head_share(found: Conditions, pairs: list[tuple[int, int]], among: np.ndarray | slice = slice(None)) -> lj.Interval:
+    """Mean over the seeds at which all runs of these pairs are finite; of all test examples, or of some."""
     involved = sorted({one for pair in pairs for one in pair})
     seeds = np.flatnonzero(found.finite[involved].all(axis=0))
     if not pairs or len(seeds) < 2:
-        return lj.Interval(float("nan"), float("nan"), float("nan"))
-    gained = np.zeros((len(seeds), len(GROUPS)))
+        return lj.Interval.without_bounds()
+    head = found.group[among] == 0
+    gained = np.zeros((2, len(seeds)))
     for a, b in pairs:
-        change = found.example_correct[b][seeds].astype(float) - found.example_correct[a][seeds]
-        gained += np.stack([change[:, found.group == group].sum(axis=1) for group in range(len(GROUPS))], axis=1)
-    return mean_interval(gained[:, 0] / gained.sum(axis=1) - np.mean(found.group == 0))
+        change = (found.example_correct[b][seeds].astype(float) - found.example_correct[a][seeds])[:, among]
+        gained += change[:, head].sum(axis=1), change.sum(axis=1)
+    return mean_interval(gained[0] / gained[1] - head.mean())
+
+
+def head_often(found: Conditions, pairs: list[tuple[int, int]], often: np.ndarray) -> dict[str, lj.Interval]:
+    return {f"{HEAD_CONTRAST}, {OF_OFTEN}": head_share(found, pairs, often)}
 
 
 def disagree(loss_a: np.ndarray, loss_b: np.ndarray, accuracy_a: np.ndarray, accuracy_b: np.ndarray) -> np.ndarray:
@@ -357,18 +408,25 @@ def taken_apart(found: Conditions, pair: tuple[int, int]) -> Comparison:
     )
 
 
-def in_words(found: Conditions, pair: tuple[int, int], apart: Comparison) -> str:
+def in_words(found: Conditions, pair: tuple[int, int], apart: Comparison, often: np.ndarray) -> str:
     a, b = (found.names[one] for one in pair)
+    both = found.finite[list(pair)].all(axis=0)
+    of_often = [
+        float((values[pair[1]][both] - values[pair[0]][both].astype(np.float64))[:, often].mean())
+        for values in (found.example_loss, found.example_correct)
+    ]
     cells = ", ".join(f"{apart.cells[cell].estimate:+.3f} from {cell}" for cell in CELLS)
     groups = ", ".join(f"{interval.estimate:+.3f} from the {name}" for name, interval in apart.by_group.items())
     scale = apart.delta_calibration
     repaired = "" if scale is None else f" A temperature each takes {scale.estimate:+.3f} nats of it away."
     return (
-        f"One inverted pair, the one in which both differ most: from “{a}” to “{b}” the loss changes by "
+        f"one inverted pair, the one in which both differ most: from “{a}” to “{b}” the loss changes by "
         f"{apart.delta_loss.estimate:+.3f} nats {spelled(apart.delta_loss)} and the accuracy by "
         f"{100 * apart.delta_accuracy.estimate:+.2f} points [{100 * apart.delta_accuracy.low:+.2f}, "
         f"{100 * apart.delta_accuracy.high:+.2f}]. Of the loss: {cells}; by the classes' training frequency, "
-        f"{groups}.{repaired} Regime {apart.refinement}."
+        f"{groups}.{repaired} Regime {apart.refinement}. Among {OF_OFTEN}: {of_often[0]:+.3f} nats and "
+        f"{100 * of_often[1]:+.2f} points. The pair was chosen for its size: its differences are on the large side of "
+        "the truth."
     )
 
 
@@ -379,154 +437,185 @@ def spelled(interval: lj.Interval) -> str:
 # What is plotted ---------------------------------------------------------------------------------------------------
 
 
-def condition_table(found: Conditions) -> dict[str, np.ndarray]:
+def condition_table(found: Conditions, often: np.ndarray) -> dict[str, np.ndarray]:
     """Means over seeds × examples with two-way intervals, and how far they are from the mean of the features' set.
 
     ``pareto`` are the conditions that no other beats in both, ``pareto_of_set`` those that none of its set does.
     """
-    rows: dict[str, list[Any]] = {"condition": found.names, "seeds": found.finite.sum(axis=1).tolist()}
     sets = np.array([name.split("-")[0] for name in found.names])
-    for key, values in (("loss", found.example_loss), ("accuracy", found.example_correct)):
-        intervals = [seeds_and_examples(values[at][found.finite[at]]) for at in range(len(found.names))]
-        deviations: dict[int, lj.Interval] = {}
-        for one in np.unique(sets):
-            mine = np.flatnonzero(sets == one)
-            seeds = found.finite[mine].all(axis=0)
+
+    def measured(at: int) -> dict[str, lj.Interval]:
+        mine = np.flatnonzero(sets == sets[at])
+        seeds = found.finite[mine].all(axis=0)
+        intervals = {}
+        for key, values in (("loss", found.example_loss), ("accuracy", found.example_correct)):
             of_set = values[mine][:, seeds].astype(np.float64)
-            mean = of_set.mean(axis=0)
-            deviations |= {at: seeds_and_examples(row - mean) for at, row in zip(mine, of_set, strict=True)}
-        for column, each in (
-            (key, intervals),
-            (f"{key}_deviation", [deviations[at] for at in range(len(found.names))]),
-        ):
-            rows[column] = [interval.estimate for interval in each]
-            rows[f"{column}_low"] = [interval.low for interval in each]
-            rows[f"{column}_high"] = [interval.high for interval in each]
-    rows["refinement"] = np.nanmean(np.where(found.finite, found.refinement, np.nan), axis=1).tolist()
-    rows["temperature"] = np.nanmean(np.where(found.finite, found.temperature, np.nan), axis=1).tolist()
-    table = {key: np.array(column) for key, column in rows.items()}
-    loss, accuracy = table["loss"], table["accuracy"]
-    dominated = (loss[:, None] > loss) & (accuracy[:, None] < accuracy)
-    table["pareto"] = np.asarray(~dominated.any(axis=1))
-    table["pareto_of_set"] = np.asarray(~(dominated & (sets[:, None] == sets)).any(axis=1))
-    return table
+            intervals[key] = seeds_and_examples(values[at][found.finite[at]])
+            intervals[f"{key}_deviation"] = seeds_and_examples(values[at][seeds] - of_set.mean(axis=0))
+            intervals[f"{key}_seen_often"] = seeds_and_examples(values[at][found.finite[at]][:, often])
+        return intervals
+
+    rows = table(
+        {
+            "condition": name,
+            "seeds": int(found.finite[at].sum()),
+            **measured(at),
+            "refinement": found.refinement[at][found.finite[at]].mean(),
+            "temperature": found.temperature[at][found.finite[at]].mean(),
+        }
+        for at, name in enumerate(found.names)
+    )
+    beaten = (rows["loss"][:, None] > rows["loss"]) & (rows["accuracy"][:, None] < rows["accuracy"])
+    rows["pareto"] = np.asarray(~beaten.any(axis=1))
+    rows["pareto_of_set"] = np.asarray(~(beaten & (sets[:, None] == sets)).any(axis=1))
+    return rows
 
 
 def seeds_and_examples(values: np.ndarray) -> lj.Interval:
     """Of the mean of [seed, example]; nan below two seeds."""
-    return two_way_interval(values.astype(np.float64)) if len(values) >= 2 else lj.Interval(*[float("nan")] * 3)
+    return two_way_interval(values.astype(np.float64)) if len(values) >= 2 else lj.Interval.without_bounds()
 
 
 def pair_table(found: Conditions, pairs: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-    def mean(values: np.ndarray, a: int, b: int) -> float:
+    def change(values: np.ndarray, a: int, b: int) -> float:
         both = found.finite[a] & found.finite[b]
         return float((values[b] - values[a])[both].mean())
 
-    return {
-        "from": np.array([found.names[a] for a, _ in pairs], dtype=str),
-        "to": np.array([found.names[b] for _, b in pairs], dtype=str),
-        "delta_loss": np.array([mean(found.loss, *pair) for pair in pairs]),
-        "delta_accuracy": np.array([mean(found.accuracy, *pair) for pair in pairs]),
-        "delta_refinement": np.array([mean(found.refinement, *pair) for pair in pairs]),
+    names = np.array(found.names)
+    first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
+    return {"from": names[first], "to": names[second]} | {
+        f"delta_{metric}": np.array([change(getattr(found, metric), *pair) for pair in pairs])
+        for metric in ("loss", "accuracy", "refinement")
     }
 
 
 def apart_table(found: Conditions, pair: tuple[int, int], apart: Comparison) -> dict[str, np.ndarray]:
-    parts: list[tuple[str, str, lj.Interval | None]] = [
-        *(("by crossing of the argmax", cell, apart.cells[cell]) for cell in CELLS),
-        *(
-            ("by the class's training frequency", group, apart.by_group[group])
-            for group in GROUPS
-            if group in apart.by_group
-        ),
-        ("by what a temperature can mend", "calibration", apart.delta_calibration),
-        ("by what a temperature can mend", "refinement", apart.delta_refinement),
-    ]
-    kept = [(how, part, interval) for how, part, interval in parts if interval is not None]
+    by_frequency = "by the class's training frequency"
+    ways: dict[tuple[str, str], Mapping[str, lj.Interval | None]] = {
+        ("loss", "by crossing of the argmax"): {cell: apart.cells[cell] for cell in CELLS},
+        ("loss", by_frequency): {group: apart.by_group.get(group) for group in GROUPS},
+        ("loss", "by what a temperature can mend"): {
+            "calibration": apart.delta_calibration,
+            "refinement": apart.delta_refinement,
+        },
+        ("accuracy", by_frequency): gained(found, pair),
+    }
+    a, b = (found.names[one] for one in pair)
+    return table(
+        {"from": a, "to": b, "of": of, "how": how, "part": part, "contribution": interval}
+        for (of, how), parts in ways.items()
+        for part, interval in parts.items()
+        if interval is not None
+    )
+
+
+def gained(found: Conditions, pair: tuple[int, int]) -> dict[str, lj.Interval]:
+    """What each group's classes add to the gain in accuracy."""
+    a, b = (found.example_correct[one][found.finite[list(pair)].all(axis=0)].astype(np.float64) for one in pair)
     return {
-        "from": np.array([found.names[pair[0]]] * len(kept)),
-        "to": np.array([found.names[pair[1]]] * len(kept)),
-        "how": np.array([how for how, _, _ in kept]),
-        "part": np.array([part for _, part, _ in kept]),
-        "contribution": np.array([interval.estimate for _, _, interval in kept]),
-        "contribution_low": np.array([interval.low for _, _, interval in kept]),
-        "contribution_high": np.array([interval.high for _, _, interval in kept]),
+        group: two_way_interval(np.where(found.group == at, b - a, 0.0))
+        for at, group in enumerate(GROUPS)
+        if (found.group == at).any()
     }
 
 
+def splits(worst: Mapping[str, np.ndarray], of: str) -> list[Any]:
+    from lossjax.reports.imbalanced import Split
+
+    titles = dict.fromkeys(worst["how"][worst["of"] == of].tolist())
+    rows = {title: (worst["of"] == of) & (worst["how"] == title) for title in titles}
+    return [
+        Split(title, worst["part"][one].tolist(), *(worst[key][one] for key in with_bounds("contribution")))
+        for title, one in rows.items()
+    ]
+
+
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
+    figures = {}
+    for data in dict.fromkeys(findings.tables["conditions"]["data"].tolist()):
+        tables = {
+            name: {key: column[one["data"] == data] for key, column in one.items()}
+            for name, one in findings.tables.items()
+        }
+        figures |= {f"{name}_{data}": figure for name, figure in plot_data(data, tables).items()}
+    return figures
+
+
+def plot_data(data: str, tables: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, lj.Figure]:
     from lossjax.reports import imbalanced
 
-    table, references, pairs = (findings.tables[name] for name in ("conditions", "references", "pairs"))
-    names = table["condition"].tolist()
+    rows, pairs = tables["conditions"], tables["pairs"]
+    names = rows["condition"].tolist()
     features = np.array([name.split("-")[0] for name in names])
-    worst = findings.tables.get("taken_apart")
-    alone = {
+    worst = tables.get("taken_apart")
+    if worst is not None and len(worst["from"]) == 0:
+        worst = None
+    known = {
         str(name): (float(loss), float(accuracy))
-        for name, loss, accuracy in zip(*(references[key] for key in ("name", "loss", "accuracy")), strict=True)
+        for name, loss, accuracy in zip(
+            *(tables["references"][key] for key in ("name", "loss", "accuracy")), strict=True
+        )
     }
 
     def deviations(one: str) -> imbalanced.Deviations:
         mine = np.flatnonzero(features == one)
         place = {names[at]: index for index, at in enumerate(mine)}
         spelled = [names[at].split("-", 1)[1].split(", ", 1) for at in mine]
-        mean = [float((table[key] - table[f"{key}_deviation"])[mine].mean()) for key in ("loss", "accuracy")]
+        mean = [float((rows[key] - rows[f"{key}_deviation"])[mine].mean()) for key in ("loss", "accuracy")]
         return imbalanced.Deviations(
             FEATURE_NAMES[one],
             kinds=[change for _, change in spelled],
             sizes=[f"width {width}" for width, _ in spelled],
             **{
-                f"{key}{end}": table[f"{key}_deviation{end}"][mine]
+                f"{key}{end}": rows[f"{key}_deviation{end}"][mine]
                 for key in ("loss", "accuracy")
                 for end in ("", "_low", "_high")
             },
-            pareto=table["pareto_of_set"][mine],
+            pareto=rows["pareto_of_set"][mine],
             pairs=[
                 (place[a], place[b])
                 for a, b in zip(pairs["from"].tolist(), pairs["to"].tolist(), strict=True)
                 if a in place and b in place
             ],
-            references={name: (loss - mean[0], accuracy - mean[1]) for name, (loss, accuracy) in alone.items()},
+            references={name: (loss - mean[0], accuracy - mean[1]) for name, (loss, accuracy) in known.items()},
         )
 
+    first = names[0].split(", ")[0]
     figures = {
         "loss_against_accuracy": lj.Figure(
             imbalanced.loss_against_accuracy(
-                table["loss"],
-                table["accuracy"],
-                low=(table["loss_low"], table["accuracy_low"]),
-                high=(table["loss_high"], table["accuracy_high"]),
+                rows["loss"],
+                rows["accuracy"],
+                low=(rows["loss_low"], rows["accuracy_low"]),
+                high=(rows["loss_high"], rows["accuracy_high"]),
                 kinds=[FEATURE_NAMES[name] for name in features.tolist()],
-                pareto=table["pareto"],
+                pareto=rows["pareto"],
                 names=names,
                 pair=None if worst is None else (str(worst["from"][0]), str(worst["to"][0])),
-                references=alone,
+                references=known,
             ),
-            "Every condition by its test loss and accuracy (bars: 95 % over seeds × examples). Better is up and left; "
-            "ringed conditions are beaten by no other in both, by estimates. The long arrow is the inverted pair in "
-            "which both differ most. Far off, where the small arrows point: the class prior alone and the uniform "
-            "distribution.",
+            f"{DATA_NAMES[data].capitalize()}: every condition by its test loss and accuracy (bars: 95 % over seeds × "
+            "examples). Better is up and left; ringed conditions are beaten by no other in both, by estimates. The "
+            f"arrow is the inverted pair in which both differ most; {first} is the convolution of width "
+            f"{first.split('-')[1]} with the features {first.split('-')[0]}. In the small picture, dashed: loss and "
+            "accuracy of the class prior alone and of the uniform distribution.",
         ),
         "within_features": lj.Figure(
-            imbalanced.within_sets([deviations(one) for one in FEATURES if one in features]),
-            "The same a set of features at a time: how far each condition is from the set's mean (bars: 95 % over "
-            "seeds × examples, of the difference, in which what all share cancels). A line joins two conditions that "
-            "are inverted, both differences resolved: the one with the better accuracy has the worse loss. Ringed: "
-            "beaten in both by no other of the set, by estimates. Small arrows: how far off the class prior and the "
-            "uniform distribution are.",
+            imbalanced.within_sets([deviations(one) for one in dict.fromkeys(features.tolist())]),
+            f"{DATA_NAMES[data].capitalize()}, a set of features at a time: how far each condition is from the set's "
+            "mean (bars: 95 % over seeds × examples, of the difference, in which what all share cancels). A line joins "
+            "two conditions that are inverted, both differences resolved: the one with the better accuracy has the "
+            "worse loss. Ringed: beaten in both by no other of the set, by estimates. Small arrows: how far off the "
+            "class prior and the uniform distribution are.",
         ),
     }
     if worst is not None:
         figures["taken_apart"] = lj.Figure(
             imbalanced.taken_apart(
-                worst["how"].tolist(),
-                worst["part"].tolist(),
-                worst["contribution"],
-                worst["contribution_low"],
-                worst["contribution_high"],
-                title=f"from {worst['from'][0]} to {worst['to'][0]}",
+                splits(worst, "loss"), splits(worst, "accuracy"), title=f"from {worst['from'][0]} to {worst['to'][0]}"
             ),
-            "The change in loss between the two conditions, split three ways; each way adds up to the same change.",
+            f"{DATA_NAMES[data].capitalize()}: the change in loss between the two conditions, split three ways, each "
+            "of which adds up to it; and whose accuracy changes (bars: 95 % over seeds × examples).",
         )
     return figures
 

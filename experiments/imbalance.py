@@ -10,21 +10,21 @@ word of a text. Class-frequency groups have equal shares of the training example
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 import lossjax as lj
-from lossjax.analysis.baselines import Baseline, class_prior, uniform
+from lossjax.analysis.baselines import Baseline, references, uniform
 from lossjax.analysis.inversions import inversions
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval, mean_intervals
 from lossjax.analysis.significance import holm
 from lossjax.analysis.summary import by_configuration
+from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
-from lossjax.tasks import bayes_risk
-from lossjax.tasks.dataset import class_counts
+from lossjax.tasks import bayes_risk, class_counts, seen_often
 
 # The rules, written before the results -----------------------------------------------------------------------------
 
@@ -43,11 +43,17 @@ BOUGHT_RULE = (
     "refuted if below (first written as the mean of each seed's own ratio, which a seed that gains next to nothing "
     "upsets; amended before the teachers were drawn anew)"
 )
+CONTROL_RULE = (
+    "the same of the teacher of slope 1 minus that of the control, at an equal number of examples and equal Bayes "
+    "accuracy, paired by seed: supported if the interval lies above 0, refuted if below; unresolved where one of both "
+    "has no inverted pair"
+)
 NEAR, LEAST_FALL = 0.01, 0.005
 OFTEN = 5  # training examples of a class that was seen often
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
+BOUGHT = "The accuracy that comes with a worse loss is gained on the frequent classes."
 GROUPS = ("head", "middle", "tail")
 # slope of the prior → temperature at which the Bayes accuracy of the teacher of seed 0 is 0.60
 SLOPES = {0.0: 0.06873, 0.5: 0.07246, 1.0: 0.1109}
@@ -55,8 +61,15 @@ SETTINGS = lj.Hyperparams(learning_rate=np.array([3e-3, 1e-2, 3e-3]), label_smoo
 BASE = {"learning_rate": 3e-3, "label_smoothing": 0.0}
 WORDS = lj.tasks.NextWord(num_train=24_000, num_test=5000, val_fraction=0.1, num_val=0)
 PLACES = lj.tasks.PlaceNames()
+# cell → slope, and how many times the examples of the others
+TEACHERS = {f"teacher-{slope:g}": (slope, 1) for slope in SLOPES} | {
+    f"teacher-{slope:g}-more": (slope, 4) for slope in (0.0, 1.0)
+}
+CONTROL, STEEPEST = "teacher-0", "teacher-1"  # asked about inversions, too
 NAMES = {
-    **{f"teacher-{slope:g}": f"teacher, slope {slope:g}" for slope in SLOPES},
+    name: f"teacher, slope {slope:g}" + (f", {times} × the examples" if times > 1 else "")
+    for name, (slope, times) in TEACHERS.items()
+} | {
     "places": "place names",
     "words": "next word",
 }
@@ -73,11 +86,14 @@ REMEDIES = {
     "class weights, β = 0.999": ("places-weighted", {"effective_number_beta": 0.999}),
 }
 AFTERWARDS = "logits adjusted after training"
-SEEDS = {"laptop": 10, "paper": 64, "smoke": 2}
-FEWER = {"laptop": 8, "paper": 64, "smoke": 2}  # of the teachers that are no control: finding each takes seconds
+SEEDS = {"paper": 64, "smoke": 2}
+# finding a teacher takes seconds; members come in eights
+TEACHER_SEEDS = {"teacher-0": 10, "teacher-1": 16} | dict.fromkeys(
+    ("teacher-0.5", "teacher-0-more", "teacher-1-more"), 8
+)
 
 
-def teacher(slope: float, scale: str) -> lj.tasks.Teacher:
+def teacher(slope: float, scale: str, times: int = 1) -> lj.tasks.Teacher:
     """A teacher of its own a seed."""
     return lj.tasks.Teacher(
         network="dense",
@@ -88,7 +104,7 @@ def teacher(slope: float, scale: str) -> lj.tasks.Teacher:
         prior="zipf",
         zipf_exponent=slope,
         temperature=SLOPES[slope],
-        num_examples={"smoke": 640, "laptop": 12_000, "paper": 24_000}[scale],
+        num_examples=times * {"smoke": 640, "laptop": 12_000, "paper": 24_000}[scale],
         num_test=400 if scale == "smoke" else 3000,
         teacher_seed=None,
     )
@@ -120,18 +136,17 @@ def sweep(scale: str) -> lj.Sweep:
         "words": (cell(WORDS, lj.models.LSTM(hidden=32), per_example=("test",)), lj.grid(learning_rate=3e-3)),
     }
     taught = {
-        # the control alone is asked about inversions, the others about when groups are learned
-        f"teacher-{slope:g}": (
-            cell(teacher(slope, scale), lj.models.Dense(width=64, layers=1), calibration=False),
-            lj.grid(**BASE) if slope else SETTINGS,
+        name: (
+            cell(teacher(slope, scale, times), lj.models.Dense(width=64, layers=1), calibration=False),
+            SETTINGS if name in (CONTROL, STEEPEST) else lj.grid(**BASE),
         )
-        for slope in SLOPES
+        for name, (slope, times) in TEACHERS.items()
     }
-    chosen = taught | real if scale != "smoke" else {name: (taught | real)[name] for name in ("teacher-1", *real)}
+    chosen = taught | real if scale != "smoke" else {name: (taught | real)[name] for name in (STEEPEST, *real)}
     return lj.Sweep(
         cells={name: one for name, (one, _) in chosen.items()},
         hyperparams={name: hyperparams for name, (_, hyperparams) in chosen.items()},
-        seeds={name: (FEWER if name in ("teacher-0.5", "teacher-1") else SEEDS)[scale] for name in chosen},
+        seeds={name: TEACHER_SEEDS.get(name, 10) if scale == "laptop" else SEEDS[scale] for name in chosen},
         part_size=32,
     )
 
@@ -207,15 +222,15 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         if name not in histories:
             continue
         history = histories[name]
-        if name.startswith("teacher"):
-            if len(np.unique(history.hyperparams["learning_rate"])) > 1:
+        if name in TEACHERS:
+            if name in (CONTROL, STEEPEST):
                 bought[name] = head_share(history)
             history = history.select(**BASE)
         runs[name] = summarise(history)
-    references = {name: baseline(task) for name, task in REAL.items()}
+    known = {name: references(class_counts(task), np.asarray(task.splits().test.labels)) for name, task in REAL.items()}
     of_the_split = {
-        f"{NAMES[name]}: {called} of the class prior alone": getattr(found, metric)
-        for name, found in references.items()
+        f"{NAMES[name]}: {called} of the class prior alone": getattr(found["class prior"], metric)
+        for name, found in known.items()
         for metric, called in BASELINES.items()
     }
     of_the_split |= {
@@ -223,29 +238,31 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         for name in REAL
         for group, share in zip(GROUPS, runs[name].shares[0].tolist(), strict=True)
     }
-    often = {name: seen_often(task) for name, task in REAL.items()}
+    often = {name: seen_often(task, OFTEN) for name, task in REAL.items()}
     of_the_split |= {
         f"{NAMES[name]}: share of test examples whose class was seen at least {OFTEN} times": float(seen.mean())
         for name, seen in often.items()
     }
     off_the_prior = {}
-    if "teacher-0" in runs:
-        off_the_prior[f"{NAMES['teacher-0']}: share of seed 0's labels that lie off the prior"] = misplaced(0.0)
+    if CONTROL in runs:
+        off_the_prior[f"{NAMES[CONTROL]}: share of seed 0's labels that lie off the prior"] = misplaced(0.0)
     remedies, changes = remedy_table(histories), remedy_changes(histories)
     return lj.Findings(
-        verdicts=tuple(verdict for name in runs for verdict in verdicts(name, runs[name], bought.get(name))),
+        verdicts=(
+            *(verdict for name in runs for verdict in verdicts(name, runs[name], bought.get(name))),
+            *([against_the_control(bought[CONTROL], bought[STEEPEST])] if CONTROL in bought else []),
+        ),
         numbers={
             **{key: value for name in runs for key, value in numbers(name, runs[name]).items()},
             **{key: value for name in REAL for key, value in at_the_end(name, histories[name], often[name]).items()},
-            **{name: lj.Interval(value, *[float("nan")] * 2) for name, value in of_the_split.items()},
-            **{name: lj.Interval(value, *[float("nan")] * 2) for name, value in off_the_prior.items()},
+            **{name: lj.Interval.without_bounds(value) for name, value in (of_the_split | off_the_prior).items()},
             **{name: mean_interval(change) for name, change in changes.items()},
         },
         tables={
             "groups": group_table(runs),
             "dose": dose_table(runs),
             "remedies": remedies,
-            "references": reference_table(references),
+            "references": reference_table(known),
         },
         notes=(
             "Each seed of a teacher is a teacher and data of its own, at one temperature a slope: that at which the "
@@ -271,15 +288,6 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             ),
         ),
     )
-
-
-def baseline(task: Any) -> Baseline:
-    return class_prior(class_counts(task), np.asarray(task.splits().test.labels))
-
-
-def seen_often(task: Any) -> np.ndarray:
-    """Which test examples are of a class with at least ``OFTEN`` training examples."""
-    return np.asarray(class_counts(task)[np.asarray(task.splits().test.labels)] >= OFTEN)
 
 
 def misplaced(slope: float) -> float:
@@ -330,42 +338,77 @@ def corrected(runs: Mapping[str, Runs], changes: Mapping[str, np.ndarray]) -> li
     return told
 
 
-def head_share(history: lj.History) -> tuple[lj.Interval, int]:
-    """Over the inverted pairs of settings: the head's share of the gain minus its share; and how many pairs."""
-    none = lj.Interval(*[float("nan")] * 3)
+class Bought(NamedTuple):
+    """The head's share of what accuracy gains in inverted pairs of settings minus its share of the test examples."""
+
+    seeds: np.ndarray  # [seed]
+    excess: np.ndarray  # [seed] of which it is the mean: a ratio of sums over pairs and seeds, linearised
+    num_pairs: int
+
+    @property
+    def interval(self) -> lj.Interval:
+        return mean_interval(self.excess) if len(self.excess) > 1 else lj.Interval.without_bounds()
+
+
+def head_share(history: lj.History) -> Bought:
+    nobody = np.array([])
     last = {
         name: by_configuration(history, history.metrics[f"test_{name}"][:, -1].astype(np.float64))
         for name in ("loss", "accuracy")
     }
     if np.isfinite(last["loss"]).sum(axis=1).min() < 2:
-        return none, 0
+        return Bought(nobody, nobody, 0)
     pairs = np.argwhere(np.triu(inversions(last["loss"], last["accuracy"]).relation < 0))
-    if len(pairs) == 0:
-        return none, 0
-    head = by_configuration(history, history.metrics["test_group_accuracy"][:, -1, 0].astype(np.float64))
-    share = np.full(history.num_members, np.nan)
-    share[history.finite] = summarise(history).shares[:, 0]
-    shares = by_configuration(history, share)
+    head, shares = (
+        by_configuration(history, history.metrics[f"test_group_{name}"][:, -1, 0].astype(np.float64))
+        for name in ("accuracy", "share")
+    )
     gained, of_head = np.zeros((2, head.shape[1]))
     for first, second in pairs:
         better = np.sign(np.nanmean(last["accuracy"][second] - last["accuracy"][first]))
         gained += better * (last["accuracy"][second] - last["accuracy"][first])
         of_head += better * (shares[second] * head[second] - shares[first] * head[first])
     usable = np.isfinite(gained + of_head + shares.sum(axis=0))
-    if usable.sum() < 2:
-        return none, len(pairs)
+    if len(pairs) == 0 or usable.sum() < 2:
+        return Bought(nobody, nobody, len(pairs))
     gained, of_head, shares = gained[usable], of_head[usable], shares[:, usable].mean(axis=0)
     ratio = of_head.sum() / gained.sum()
     # its mean is the ratio of sums minus the share, and its spread that of a ratio
-    return mean_interval((of_head - ratio * gained) / gained.mean() + ratio - shares), len(pairs)
+    excess = (of_head - ratio * gained) / gained.mean() + ratio - shares
+    return Bought(seeds_in_order(history)[usable], excess, len(pairs))
 
 
-def verdicts(name: str, runs: Runs, bought: tuple[lj.Interval, int] | None) -> list[lj.Verdict]:
-    scope = "seeds, each a teacher and data of its own" if name.startswith("teacher") else "seeds, on these data"
+def seeds_in_order(history: lj.History) -> np.ndarray:
+    """As the columns of ``by_configuration``."""
+    seeds, first = np.unique(history.seeds["init"], return_index=True)
+    return seeds[np.argsort(first)]
+
+
+def against_the_control(control: Bought, steepest: Bought) -> lj.Verdict:
+    _, a, b = np.intersect1d(control.seeds, steepest.seeds, return_indices=True)
+    found = lj.Interval.without_bounds()
+    if len(a) > 1:
+        found = mean_interval(steepest.excess[b] - control.excess[a])
+    return lj.Verdict(
+        claim="C8",
+        statement=BOUGHT,
+        where=f"{NAMES[STEEPEST]} against {NAMES[CONTROL]} (control)",
+        contrast="head's excess share of the accuracy gain in inverted pairs, imbalanced minus balanced",
+        rule=CONTROL_RULE,
+        estimate=found,
+        outcome=judge(found, num_seeds=max(len(a), 1)),
+        num_seeds=len(a),
+        scope="seeds, each a teacher and data of its own",
+        note=f"inverted pairs of three settings: {steepest.num_pairs} and {control.num_pairs}",
+    )
+
+
+def verdicts(name: str, runs: Runs, bought: Bought | None) -> list[lj.Verdict]:
+    scope = "seeds, each a teacher and data of its own" if name in TEACHERS else "seeds, on these data"
     delay, later = runs.delay(), runs.later()
     first = mean_interval(delay)
-    fell = mean_interval(later) if len(later) > 1 else lj.Interval(*[float("nan")] * 3)
-    control = " (control)" if name == "teacher-0" else ""
+    fell = mean_interval(later) if len(later) > 1 else lj.Interval.without_bounds()
+    control = " (control)" if name in TEACHERS and TEACHERS[name][0] == 0 else ""
 
     def verdict(
         claim: str, statement: str, contrast: str, rule: str, estimate: lj.Interval, n: int, note: str
@@ -407,12 +450,14 @@ def verdicts(name: str, runs: Runs, bought: tuple[lj.Interval, int] | None) -> l
         found.append(
             verdict(
                 "C8",
-                "The accuracy that comes with a worse loss is gained on the frequent classes.",
+                BOUGHT,
                 "head's share of the accuracy gain minus its share of examples, in inverted pairs",
                 BOUGHT_RULE,
-                bought[0],
+                bought.interval,
                 runs.num_members,
-                f"{bought[1]} inverted pairs of settings" if bought[1] else "no pair of settings is inverted",
+                f"{bought.num_pairs} inverted pairs of settings"
+                if bought.num_pairs
+                else "no pair of settings is inverted",
             )
         )
     return found
@@ -434,39 +479,36 @@ def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
 
 def group_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Means over runs of loss and accuracy by group and of all, with intervals, at each evaluation."""
-    rows: dict[str, list[Any]] = {key: [] for key in ("cell", "group", "epoch")}
-    values = ("loss", "accuracy")
-    rows |= {f"{value}{end}": [] for value in values for end in ("", "_low", "_high")}
-    for name, found in runs.items():
-        for at, group in enumerate((*GROUPS, "all")):
-            rows["cell"] += [name] * len(found.epochs)
-            rows["group"] += [group] * len(found.epochs)
-            rows["epoch"] += found.epochs.tolist()
-            for value in values:
-                whole, parts = getattr(found, value), getattr(found, f"group_{value}")
-                means = mean_intervals(whole if group == "all" else parts[:, :, at])
-                for end, column in (("", means.estimate), ("_low", means.low), ("_high", means.high)):
-                    rows[f"{value}{end}"] += column.tolist()
-    return {key: np.array(column) for key, column in rows.items()}
+    return table(
+        {
+            "cell": name,
+            "group": group,
+            "epoch": found.epochs,
+            "loss": mean_intervals(loss),
+            "accuracy": mean_intervals(accuracy),
+        }
+        for name, found in runs.items()
+        for group, loss, accuracy in (
+            *((one, found.group_loss[:, :, at], found.group_accuracy[:, :, at]) for at, one in enumerate(GROUPS)),
+            ("all", found.loss, found.accuracy),
+        )
+    )
 
 
 def dose_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """By the prior's slope: when each group has half of its highest accuracy, and the tail's delay after the head."""
-    rows: dict[str, list[Any]] = {key: [] for key in ("slope", "what", "epochs", "epochs_low", "epochs_high")}
-    for slope in SLOPES:
-        found = runs.get(f"teacher-{slope:g}")
-        if found is None:
-            continue
+
+    def times(found: Runs) -> dict[str, np.ndarray]:
         half = found.half_time()
         reached = half[np.isfinite(half).all(axis=1)]
-        times = {group: reached[:, at] for at, group in enumerate(GROUPS)} | {"delay": found.delay()}
-        for what, values in times.items():
-            interval = mean_interval(values)
-            rows["slope"].append(slope)
-            rows["what"].append(what)
-            for end, value in (("", interval.estimate), ("_low", interval.low), ("_high", interval.high)):
-                rows[f"epochs{end}"].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+        return {group: reached[:, at] for at, group in enumerate(GROUPS)} | {"delay": found.delay()}
+
+    return table(
+        {"slope": slope, "what": what, "epochs": mean_interval(values)}
+        for slope in SLOPES
+        if f"teacher-{slope:g}" in runs
+        for what, values in times(runs[f"teacher-{slope:g}"]).items()
+    )
 
 
 MEASURES = {
@@ -487,18 +529,20 @@ def remedied(histories: Mapping[str, lj.History], remedy: str) -> tuple[lj.Histo
 
 def remedy_table(histories: Mapping[str, lj.History]) -> dict[str, np.ndarray]:
     """At the end of training, means over seeds with intervals."""
-    rows: dict[str, list[Any]] = {"remedy": [], "seeds": []}
-    rows |= {f"{metric}{end}": [] for metric in MEASURES.values() for end in ("", "_low", "_high")}
-    for remedy in REMEDIES:
+
+    def row(remedy: str) -> dict[str, Any]:
         history, prefix = remedied(histories, remedy)
-        history = history[history.finite]
-        rows["remedy"].append(remedy)
-        rows["seeds"].append(history.num_members)
-        for metric in MEASURES.values():
-            interval = mean_interval(history.metrics[f"{prefix}{metric}"][:, -1].astype(np.float64))
-            for end, value in (("", interval.estimate), ("_low", interval.low), ("_high", interval.high)):
-                rows[f"{metric}{end}"].append(value)
-    return {key: np.array(column) for key, column in rows.items()}
+        last = {
+            metric: history[history.finite].metrics[f"{prefix}{metric}"][:, -1].astype(np.float64)
+            for metric in MEASURES.values()
+        }
+        return {
+            "remedy": remedy,
+            "seeds": int(history.finite.sum()),
+            **{metric: mean_interval(values) for metric, values in last.items()},
+        }
+
+    return table(row(remedy) for remedy in REMEDIES)
 
 
 def remedy_changes(histories: Mapping[str, lj.History]) -> dict[str, np.ndarray]:
@@ -516,88 +560,74 @@ def remedy_changes(histories: Mapping[str, lj.History]) -> dict[str, np.ndarray]
     return found
 
 
-def reference_table(references: Mapping[str, Baseline]) -> dict[str, np.ndarray]:
+def reference_table(found: Mapping[str, Mapping[str, Baseline]]) -> dict[str, np.ndarray]:
     """Class prior and uniform distribution: on the real data's test splits, and of the teachers' own priors."""
-    rows = [(name, "class prior", found) for name, found in references.items()]
-    rows += [(name, "uniform", uniform(task.num_classes)) for name, task in REAL.items()]
-    for slope in SLOPES:
+    rows = [(cell, name, one) for cell, both in found.items() for name, one in both.items()]
+    for name, (slope, _) in TEACHERS.items():
         prior = teacher(slope, "laptop").class_prior
-        rows.append((f"teacher-{slope:g}", "uniform", uniform(len(prior))))
+        rows.append((name, "uniform", uniform(len(prior))))
         if slope:
             entropy = float(-(prior * np.log(prior)).sum())
-            rows.append((f"teacher-{slope:g}", "class prior", Baseline(entropy, prior.max(), 1 / len(prior), entropy)))
-    return {
-        "cell": np.array([cell for cell, _, _ in rows]),
-        "name": np.array([name for _, name, _ in rows]),
-        **{metric: np.array([getattr(found, metric) for _, _, found in rows]) for metric in Baseline._fields},
-    }
+            rows.append((name, "class prior", Baseline(entropy, prior.max(), 1 / len(prior), entropy)))
+    return table({"cell": cell, "name": name, **one._asdict()} for cell, name, one in rows)
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     from lossjax.reports import imbalanced
 
-    groups, references, remedies = (findings.tables[name] for name in ("groups", "references", "remedies"))
+    groups, known, remedies = (findings.tables[name] for name in ("groups", "references", "remedies"))
+
+    def levels(cell: str, metric: str) -> dict[str, float]:
+        mine = known["cell"] == cell
+        return dict(zip(known["name"][mine].tolist(), known[metric][mine].tolist(), strict=True))
 
     def column(name: str) -> imbalanced.GroupCurves:
-        def curves(key: str) -> dict[str, np.ndarray]:
-            mine = groups["cell"] == name
-            return {group: groups[key][mine & (groups["group"] == group)] for group in ("all", *GROUPS)}
+        def lines(metric: str) -> list[imbalanced.Line]:
+            return [
+                imbalanced.Line(group, *(groups[key][rows] for key in ("epoch", *with_bounds(metric))))
+                for group in ("all", *GROUPS)
+                for rows in [(groups["cell"] == name) & (groups["group"] == group)]
+            ]
 
-        lines = {
-            str(kind): (float(loss), float(accuracy))
-            for cell, kind, loss, accuracy in zip(
-                *(references[key] for key in ("cell", "name", "loss", "accuracy")), strict=True
-            )
-            if cell == name
-        }
         return imbalanced.GroupCurves(
-            NAMES[name],
-            curves("epoch")["all"],
-            curves("loss"),
-            curves("accuracy"),
-            curves("loss_low"),
-            curves("loss_high"),
-            curves("accuracy_low"),
-            curves("accuracy_high"),
-            lines,
+            NAMES[name], lines("loss"), lines("accuracy"), levels(name, "loss"), levels(name, "accuracy")
         )
 
-    shown = [name for name in ("teacher-0", "teacher-1", "places", "words") if (groups["cell"] == name).any()]
-
     def intervals(metric: str) -> list[lj.Interval]:
-        columns = (remedies[f"{metric}{end}"].tolist() for end in ("", "_low", "_high"))
+        columns = (remedies[key].tolist() for key in with_bounds(metric))
         return [lj.Interval(*values) for values in zip(*columns, strict=True)]
 
-    of_places = references["cell"] == "places"
-    levels = {
-        title: dict(zip(references["name"][of_places].tolist(), references[metric][of_places].tolist(), strict=True))
-        for title, metric in MEASURES.items()
-        if metric in references
-    }
     dose = findings.tables["dose"]
-    learned = {
-        what: tuple(dose[key][dose["what"] == what] for key in ("slope", "epochs", "epochs_low", "epochs_high"))
-        for what in GROUPS
-    }
     return {
         "learned_by_group": lj.Figure(
-            imbalanced.learned_by_group([column(name) for name in shown]),
+            imbalanced.learned_by_group(
+                [column(name) for name in (CONTROL, STEEPEST, "places", "words") if name in groups["cell"]]
+            ),
             "Test loss and accuracy along training, of all examples (thick) and by how often their class was trained "
             "on: head, middle and tail have a third of the training examples each. Dashed: the class prior alone and "
             "the uniform distribution, which at slope 0 are one. Bands: 95 % over seeds.",
         ),
         "dose": lj.Figure(
-            imbalanced.dose(learned, x_label="slope of the prior", y_label="epoch at half of its highest accuracy"),
+            imbalanced.dose(
+                {
+                    what: tuple(dose[key][dose["what"] == what] for key in ("slope", *with_bounds("epochs")))
+                    for what in GROUPS
+                },
+                x_label="slope of the prior",
+                y_label="epoch at half of its highest accuracy",
+            ),
             "Teachers of 3,000 classes: when head, middle and tail are learned, by how steeply the prior falls (95 % "
             "over seeds).",
         ),
         "remedies": lj.Figure(
             imbalanced.remedies(
-                remedies["remedy"].tolist(), {title: intervals(metric) for title, metric in MEASURES.items()}, levels
+                remedies["remedy"].tolist(),
+                {title: intervals(metric) for title, metric in MEASURES.items()},
+                {title: levels("places", metric) for title, metric in MEASURES.items() if metric in known},
             ),
             "Place names at the end of training, by what was done about imbalance (95 % over seeds). The line is plain "
-            "cross-entropy; arrows: the class prior alone and the uniform distribution, far off. T* above 1: "
-            "over-confident.",
+            "cross-entropy; dashed: the class prior alone and the uniform distribution, beyond a break of the axis, "
+            "where lines have their value and no scale. T* above 1: over-confident.",
         ),
     }
 

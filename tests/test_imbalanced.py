@@ -1,5 +1,7 @@
 """Figures of many classes: what lies beyond the picture is said to be there."""
 
+import dataclasses
+
 import numpy as np
 
 from lossjax.analysis.interval import Interval
@@ -15,19 +17,37 @@ def line(mean):
     return imbalanced.Line("conv", x, np.array(mean), np.array(mean) - 0.01, np.array(mean) + 0.01)
 
 
-def test_levels_are_lines_within_the_picture_and_arrows_beyond_it():
+def levels_of(ax, axis="y"):
+    """Where the dashed lines stand."""
+    lines = (one.get_ydata() if axis == "y" else one.get_xdata() for one in ax.get_lines() if one.is_dashed())
+    return [float(data[0]) for data in lines]
+
+
+def test_levels_beyond_the_picture_stand_past_a_break_in_their_order():
     levels = {"class prior": 6.6, "uniform": 7.94, "Bayes": 2.5}
     accuracy = {"class prior": 0.024, "uniform": 0.00036}
     curves = ([line([3.5, 2.0])], levels), ([line([0.2, 0.4])], accuracy)
     figure = imbalanced.along_training(["places"], ["test loss (nats)", "test accuracy"], [curves])
     loss, right = figure.axes
-    assert texts(loss).splitlines() == ["Bayes", "↑ uniform 7.94", "↑ class prior 6.60"]
-    assert texts(right).splitlines() == ["↓ class prior 2.4 %", "↓ uniform 0.036 %"]
-    assert [one.get_ydata()[0] for one in loss.get_lines() if len(set(one.get_ydata())) == 1] == [2.5]
-    assert loss.get_ylim()[1] < 4
+    assert set(texts(loss).splitlines()) == {"Bayes", "class prior 6.60", "uniform 7.94"}
+    assert set(texts(right).splitlines()) == {"class prior 2.4 %", "uniform 0.036 %"}
+    bayes, prior, uniform = levels_of(loss)
+    assert bayes == 2.5
+    assert 3.5 < prior < uniform < loss.get_ylim()[1] < 5
+    assert max(loss.get_yticks()) <= 3.6  # nothing is read off beyond the break
+    prior, uniform = levels_of(right)
+    assert right.get_ylim()[0] < uniform < prior < 0.2
+    assert min(right.get_yticks()) >= 0.19
 
 
-def test_levels_of_remedies_are_arrows_to_their_sides():
+def test_a_level_close_by_makes_the_axis_longer():
+    figure = imbalanced.along_training(["places"], ["T*"], [[([line([0.8, 0.95])], {"calibrated": 1.0})]])
+    assert levels_of(figure.axes[0]) == [1.0]
+    assert texts(figure.axes[0]) == "calibrated"
+    assert figure.axes[0].get_ylim()[1] >= 1.0
+
+
+def test_levels_of_remedies_stand_on_their_sides():
     measures = {
         "loss (nats)": [Interval(2.1, 2.0, 2.2), Interval(3.1, 3.0, 3.2)],
         "accuracy": [Interval(0.4, 0.39, 0.41), Interval(0.2, 0.19, 0.21)],
@@ -35,13 +55,38 @@ def test_levels_of_remedies_are_arrows_to_their_sides():
     }
     references = {"loss (nats)": {"class prior": 6.6, "uniform": 7.94}, "accuracy": {"class prior": 0.024}}
     figure = imbalanced.remedies(["plain", "balanced"], measures, references)
-    assert [texts(ax).strip() for ax in figure.axes] == [
-        "uniform 7.94 →\nclass prior 6.60 →",
-        "← class prior 2.4 %",
-        "",
+    assert [set(texts(ax).split("\n")) for ax in figure.axes] == [
+        {"class prior 6.60", "uniform 7.94"},
+        {"class prior 2.4 %"},
+        {""},
     ]
-    low, high = figure.axes[0].get_ylim()
-    assert high < -1 < 1 < low  # room above the first row
+    prior, uniform = levels_of(figure.axes[0], "x")
+    assert 3.2 < prior < uniform
+    assert levels_of(figure.axes[1], "x")[0] < 0.19
+
+
+def test_the_whole_plane_holds_conditions_and_references():
+    x = np.array([1.8, 2.0])
+    figure = imbalanced.loss_against_accuracy(
+        x, x / 5, low=(x - 0.1, x / 5 - 0.01), high=(x + 0.1, x / 5 + 0.01), kinds=["A", "B"],
+        pareto=np.array([True, False]), names=["A-16, base", "B-16, base"], pair=("A-16, base", "B-16, base"),
+        references={"class prior": (6.6, 0.024), "uniform": (7.94, 0.0004)},
+    )  # fmt: skip
+    (inset,) = figure.axes[0].child_axes
+    assert texts(inset).splitlines() == ["class prior: 6.60, 2.4 %", "uniform: 7.94, 0.04 %"]
+    assert inset.get_xlim()[1] > 7.94
+    assert figure.axes[0].get_xlim()[1] < 2.5
+
+
+def test_parts_of_a_change_stand_beside_their_sum():
+    loss = imbalanced.Split(
+        "by group", ["head", "tail"], np.array([-0.1, 0.3]), np.array([-0.2, 0.2]), np.array([0.0, 0.4])
+    )
+    accuracy = dataclasses.replace(loss, contribution=np.array([0.02, -0.01]))
+    figure = imbalanced.taken_apart([loss, loss], [accuracy], title="from A to B")
+    sums = [float(ax.get_lines()[0].get_ydata()[0]) for ax in figure.axes]
+    np.testing.assert_allclose(sums, [0.2, 0.2, 0.01])
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() != figure.axes[2].get_ylim()
 
 
 def test_sets_share_axes_and_inverted_pairs_are_joined():

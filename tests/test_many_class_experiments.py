@@ -73,7 +73,7 @@ LEVELS = {
 def test_the_inverted_pair_is_found_and_taken_apart():
     found = conditions(LEVELS)
     counts = np.array([100, 50, 50])
-    findings = table.conclude(found, counts, np.zeros(NUM_EXAMPLES, dtype=int))
+    findings = table.conclude("places", found, counts, np.zeros(NUM_EXAMPLES, dtype=int))
     often, rare, bought = findings.verdicts
     assert "1 inverted, 2 concordant, 0 unresolved" in often.note
     assert often.estimate.estimate == pytest.approx(1 / 3)
@@ -84,12 +84,19 @@ def test_the_inverted_pair_is_found_and_taken_apart():
     assert bought.estimate.estimate == pytest.approx(1 - 1 / 3, abs=1e-9)
     assert bought.outcome == "supported"
     apart = findings.tables["taken_apart"]
-    change = float((found.loss[1] - found.loss[0]).mean())
-    for how in np.unique(apart["how"]):
-        assert apart["contribution"][apart["how"] == how].sum() == pytest.approx(change, rel=1e-9)
+    changes = {
+        of: float((values[1] - values[0]).mean()) for of, values in (("loss", found.loss), ("accuracy", found.accuracy))
+    }
+    for of, how in {*zip(apart["of"].tolist(), apart["how"].tolist(), strict=True)}:
+        parts = apart["contribution"][(apart["of"] == of) & (apart["how"] == how)]
+        assert parts.sum() == pytest.approx(changes[of], rel=1e-9)
+    gained = apart["contribution"][apart["of"] == "accuracy"]
+    np.testing.assert_allclose(gained, [changes["accuracy"], 0, 0], atol=1e-12)
     # every example's class was seen often, so nothing changes
     seen = findings.numbers["inverted share among test examples whose class was seen at least 5 times"]
     assert seen.estimate == pytest.approx(often.estimate.estimate)
+    rows = findings.tables["conditions"]
+    np.testing.assert_array_equal(rows["accuracy_seen_often"], rows["accuracy"])
     pareto = dict(zip(findings.tables["conditions"]["condition"], findings.tables["conditions"]["pareto"], strict=True))
     assert pareto == {"A-16, base": True, "B-16, base": True, "C-16, base": False}
     assert any("“A-16, base” to “B-16, base”" in note for note in findings.notes)
@@ -99,18 +106,21 @@ def test_a_run_that_broke_is_left_out_and_counted():
     found = conditions(LEVELS)
     for values in (found.loss, found.accuracy, found.refinement):
         values[0, 3] = np.nan
-    findings = table.conclude(found, np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
+    findings = table.conclude("places", found, np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
     assert findings.tables["conditions"]["seeds"].tolist() == [7, 8, 8]
-    assert any("Runs not finite: 1 of 24" in note for note in findings.notes)
+    assert any("runs not finite: 1 of 24" in note for note in findings.notes)
     assert findings.verdicts[2].estimate.estimate == pytest.approx(2 / 3, abs=1e-9)
 
 
 def test_without_an_inverted_pair_it_is_said_so():
     levels = LEVELS | {"B-16, base": (0.8, 0.5, 0.4, 2.0)}
-    findings = table.conclude(conditions(levels), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
+    findings = table.conclude("places", conditions(levels), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
     assert findings.tables["pairs"]["from"].size == 0
     assert findings.verdicts[2].outcome == "unresolved"
-    assert set(EXPERIMENTS["conditions_table"].plot(findings)) == {"loss_against_accuracy", "within_features"}
+    assert set(EXPERIMENTS["conditions_table"].plot(table.joined({"places": findings}))) == {
+        "loss_against_accuracy_places",
+        "within_features_places",
+    }
 
 
 @pytest.mark.parametrize(
@@ -130,7 +140,7 @@ def test_how_often_is_often(low, high, outcome):
 def test_conditions_are_compared_with_their_set():
     """What the conditions of a set share cancels; the Pareto set of a set knows the others only by what they beat."""
     both = LEVELS | {"A-16, dropout": (0.6, 0.5, 0.4, 3.0), "A-32, base": (0.4, 0.5, 0.4, 3.0)}
-    found = table.condition_table(conditions(both))
+    found = table.condition_table(conditions(both), np.arange(NUM_EXAMPLES) < 10)
     rows = {name: at for at, name in enumerate(found["condition"].tolist())}
     mine = [rows[name] for name in ("A-16, base", "A-16, dropout", "A-32, base")]
     for key in ("loss", "accuracy"):
@@ -192,11 +202,29 @@ def test_conditions_come_in_the_order_of_their_members():
     np.testing.assert_array_equal(found.example_refined[2][:, 0], found.loss[2])
 
 
-def test_figures_of_conditions_need_the_tables_alone(tmp_path):
-    findings = table.conclude(conditions(LEVELS), np.array([100, 50, 50]), np.zeros(NUM_EXAMPLES, dtype=int))
-    write_findings(findings, tmp_path)
+def test_data_are_told_apart_and_figures_need_the_tables_alone(tmp_path):
+    """Of two data sets one has no inverted pair: its figures know nothing of the other's."""
+    labels = np.zeros(NUM_EXAMPLES, dtype=int)
+    concordant = {name.replace("A", "D").replace("B", "E").replace("C", "F"): level for name, level in LEVELS.items()}
+    concordant["E-16, base"] = (0.8, 0.5, 0.4, 2.0)
+    both = table.joined(
+        {
+            "places": table.conclude("places", conditions(LEVELS), np.array([100, 50, 50]), labels),
+            "words": table.conclude("words", conditions(concordant), np.array([100, 50, 50]), labels),
+        }
+    )
+    assert [verdict.where.split(",")[0] for verdict in both.verdicts] == ["place names"] * 3 + ["next word"] * 3
+    shares = [
+        both.numbers[f"{name}: inverted share of the resolved pairs"].estimate for name in ("place names", "next word")
+    ]
+    assert shares == pytest.approx([1 / 3, 0])
+    assert both.tables["conditions"]["data"].tolist() == ["places"] * 3 + ["words"] * 3
+    write_findings(both, tmp_path)
     figures = EXPERIMENTS["conditions_table"].plot(read_findings(tmp_path))
-    assert set(figures) == {"loss_against_accuracy", "within_features", "taken_apart"}
+    assert set(figures) == {
+        *(f"{name}_places" for name in ("loss_against_accuracy", "within_features", "taken_apart")),
+        *(f"{name}_words" for name in ("loss_against_accuracy", "within_features")),
+    }
 
 
 # imbalance ------------------------------------------------------------------------------------------------------------
@@ -298,9 +326,20 @@ def bought(gain_of_head):
 
 @pytest.mark.parametrize("gain_of_head", [0.1, 0.0])
 def test_who_gains_where_loss_and_accuracy_are_inverted(gain_of_head):
-    interval, pairs = imbalance.head_share(bought(gain_of_head))
-    assert pairs == 1
-    assert interval.estimate == pytest.approx(gain_of_head / 0.1 - 0.5, abs=0.02)
+    found = imbalance.head_share(bought(gain_of_head))
+    assert found.num_pairs == 1
+    assert found.interval.estimate == pytest.approx(gain_of_head / 0.1 - 0.5, abs=0.02)
+
+
+def test_the_imbalanced_teacher_is_judged_against_the_control():
+    everything, nothing = (imbalance.head_share(bought(gain)) for gain in (0.1, 0.0))
+    verdict = imbalance.against_the_control(nothing, everything)
+    assert verdict.estimate.estimate == pytest.approx(1.0, abs=0.04)
+    assert (verdict.outcome, verdict.num_seeds) == ("supported", 8)
+    fewer = imbalance.Bought(everything.seeds[2:], everything.excess[2:], 1)
+    assert imbalance.against_the_control(nothing, fewer).num_seeds == 6
+    none = imbalance.against_the_control(nothing, imbalance.Bought(np.array([]), np.array([]), 0))
+    assert (none.outcome, none.num_seeds) == ("unresolved", 0)
 
 
 def test_a_seed_that_gains_next_to_nothing_does_not_upset_the_share():
@@ -313,10 +352,10 @@ def test_a_seed_that_gains_next_to_nothing_does_not_upset_the_share():
         rows[np.flatnonzero(hardly)[1]] = rows[np.flatnonzero(hardly)[0]]
     metrics["test_accuracy"][np.flatnonzero(hardly)[1], -1] += 1e-4
     metrics["test_group_accuracy"][np.flatnonzero(hardly)[1], -1] += [-0.004, 0.0, 0.011]
-    interval, pairs = imbalance.head_share(dataclasses.replace(history, metrics=metrics))
-    assert pairs == 1
-    assert interval.estimate == pytest.approx(1 - 0.5, abs=0.05)
-    assert interval.high - interval.low < 0.2
+    found = imbalance.head_share(dataclasses.replace(history, metrics=metrics))
+    assert found.num_pairs == 1
+    assert found.interval.estimate == pytest.approx(1 - 0.5, abs=0.05)
+    assert found.interval.high - found.interval.low < 0.2
 
 
 def test_remedies_are_compared_seed_by_seed():
@@ -402,9 +441,14 @@ def test_the_replacement_is_judged_where_the_premise_holds_most():
     old, new = architectures.tuned(runs_of(CONV)), architectures.tuned(runs_of(TRANSFORMER))
     found = architectures.replaced(old, new)
     assert (found.premise, found.evaluation) == (True, 3)  # 0.5 nats and 5 points, against 0.2 and 2
-    assert found.comparison.delta_loss.estimate == pytest.approx(0.5, abs=0.01)
-    assert found.comparison.delta_accuracy.estimate == pytest.approx(0.05, abs=0.005)
-    assert found.comparison.scale_share.estimate == pytest.approx(1.0, abs=0.05)  # both have 2.0 at T*
+    change = found.compared(3, 3)
+    assert change.delta_loss.estimate == pytest.approx(0.5, abs=0.01)
+    assert change.delta_accuracy.estimate == pytest.approx(0.05, abs=0.005)
+    assert change.scale_share.estimate == pytest.approx(1.0, abs=0.05)  # both have 2.0 at T*
+    rows = architectures.replacement_table({"places": found})
+    share = rows["mean"][rows["metric"] == "share"]
+    np.testing.assert_allclose(share[1:], [1.0, 1.0], atol=0.05)
+    np.testing.assert_allclose(rows["mean"][rows["metric"] == "confidence"], [-0.1, -0.15, 0.1], atol=0.005)
     confidence, temperature = architectures.verdicts("places", found)
     assert (confidence.outcome, temperature.outcome) == ("refuted", "refuted")
     under = TRANSFORMER | {"confidence": [0, 0.2, 0.3, 0.3], "temperature": [1, 1, 0.8, 0.7]}
@@ -418,6 +462,17 @@ def test_without_the_premise_the_end_is_judged_and_it_is_said():
     for verdict in architectures.verdicts("words", found):
         assert "at no epoch ahead" in verdict.note
         assert verdict.outcome == "unresolved"
+
+
+def test_any_two_architectures_are_asked_where_the_claim_has_no_case():
+    """The convolution takes the transformer's part: ahead in accuracy, behind in loss, and over-confident."""
+    runs = {f"places-{name}": architectures.tuned(runs_of(CONV)) for name in ("lstm", "transformer")}
+    runs["places-conv"] = architectures.tuned(runs_of(TRANSFORMER))
+    found = architectures.any_two("places", runs)
+    assert all(verdict.where == "place names, convolution against LSTM" for verdict in found)
+    assert [verdict.outcome for verdict in found] == ["refuted", "refuted"]
+    assert {verdict.amendment for verdict in found} == {"rule chosen after the first result"}
+    assert architectures.any_two("places", runs | {"places-conv": runs["places-lstm"]}) == []
 
 
 def test_often_seen_classes_are_told_beside_the_whole():

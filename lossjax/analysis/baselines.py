@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -52,6 +52,13 @@ def uniform(num_classes: int) -> Baseline:
         raise ValueError(f"num_classes={num_classes} must be at least 1")
     loss = math.log(num_classes)  # at every temperature
     return Baseline(loss, 1 / num_classes, 1 / num_classes, loss)
+
+
+def references(
+    class_counts: Int[np.ndarray, " class"], labels: Int[np.ndarray, " example"]
+) -> dict[Literal["class prior", "uniform"], Baseline]:
+    """Both, by the names that figures give them: from training examples of each class and the labels tested on."""
+    return {"class prior": class_prior(class_counts, labels), "uniform": uniform(len(class_counts))}
 
 
 def _at_its_temperature(logits: Float[np.ndarray, " class"], labels: Int[np.ndarray, " example"]) -> float:

@@ -24,6 +24,11 @@ class Interval:
         if self.low > self.high:
             raise ValueError(f"low={self.low} exceeds high={self.high}")
 
+    @classmethod
+    def without_bounds(cls, estimate: float = math.nan) -> Interval:
+        """A number that is known and not estimated, or one that could not be."""
+        return cls(estimate, math.nan, math.nan)
+
     def __str__(self) -> str:
         if math.isnan(self.low) or math.isnan(self.high):
             return f"{self.estimate:.4g} (no interval)"

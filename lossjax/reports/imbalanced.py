@@ -15,22 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
 
-from lossjax.analysis.attribution import Cell
 from lossjax.analysis.interval import Interval
 from lossjax.reports.labels import end_label, separate
-from lossjax.reports.panels import CELL_COLOURS
 from lossjax.reports.plots import PALETTE, _figure, _style
 
 GROUP_COLOURS: Final = {"head": "#0072B2", "middle": "#009E73", "tail": "#D55E00"}
-_PART_COLOURS: Final[dict[str, str]] = {
-    **{str(cell): colour for cell, colour in CELL_COLOURS.items()},
-    **GROUP_COLOURS,
-    "calibration": "#E69F00",
-    "refinement": "#CC79A7",
-}
 _GREY: Final = "#767676"
 _INK: Final = "#333333"
 _SMALL: Final[dict[str, Any]] = {"color": _GREY, "fontsize": 8}
+_DASHED: Final[dict[str, Any]] = {"color": _GREY, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1}
+_POINTS: Final = FuncFormatter(lambda share, _: f"{100 * share:+.1f}".replace("-", "−") if round(share, 6) else "0")
 _MARKERS: Final = ("o", "D", "s", "^")
 
 
@@ -52,7 +46,7 @@ def loss_against_accuracy(
         low, high: of the loss and of the accuracy.
         kinds: a colour and a legend entry each.
         pareto: conditions that are ringed.
-        references: name → loss and accuracy, of a higher loss and a lower accuracy than all conditions: arrows to them.
+        references: name → loss and accuracy; lines in a small picture of the whole plane, left below, where all lie.
     """
     with _style():
         figure = _figure(width=9, height=5.4)
@@ -70,6 +64,7 @@ def loss_against_accuracy(
         )
         if pair is not None:
             a, b = (list(names).index(name) for name in pair)
+            middle = sum(ax.get_xlim()) / 2
             ax.annotate(
                 "",
                 (loss[b], accuracy[b]),
@@ -79,17 +74,19 @@ def loss_against_accuracy(
             )
             for at, other in ((a, b), (b, a)):
                 above = accuracy[at] > accuracy[other]
+                # past the bar, and not beyond the picture
+                end = high[1][at] if above else low[1][at]
                 ax.annotate(
                     names[at],
-                    (loss[at], accuracy[at]),
-                    xytext=(0, 9 if above else -9),
+                    (loss[at], end),
+                    xytext=(0, 3 if above else -3),
                     textcoords="offset points",
-                    ha="center",
+                    ha="right" if loss[at] > middle else "left",
                     va="bottom" if above else "top",
                     fontsize=9,
+                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
                 )
-        _make_room(ax, len(references))
-        _corner(ax, [f"{name}: loss {nats(x)}, accuracy {percent(y)}" for name, (x, y) in references.items()])
+        _whole_plane(ax, loss, accuracy, colours, references)
         ax.set_xlabel("test loss (nats)")
         ax.set_ylabel("test accuracy")
         ax.yaxis.set_major_locator(MultipleLocator(0.05))
@@ -143,9 +140,7 @@ def within_sets(panels: Sequence[Deviations]) -> Figure:
         for ax, panel in zip(axes, panels, strict=True):
             _corner(ax, [f"{name} +{nats(x)} nats, {points(y)}" for name, (x, y) in panel.references.items()])
         axes[0].set_ylabel("accuracy, from the set's mean (points)")
-        axes[0].yaxis.set_major_formatter(
-            FuncFormatter(lambda share, _: f"{100 * share:+.1f}".replace("-", "−") if round(share, 6) else "0")
-        )
+        axes[0].yaxis.set_major_formatter(_POINTS)
         shown = [Line2D([], [], marker="o", linestyle="none", color=PALETTE[kinds.index(kind)]) for kind in kinds]
         shown += [Line2D([], [], marker=_MARKERS[sizes.index(s)], linestyle="none", color="#999999") for s in sizes]
         figure.legend(
@@ -154,72 +149,85 @@ def within_sets(panels: Sequence[Deviations]) -> Figure:
         return figure
 
 
-def taken_apart(
-    how: Sequence[str],
-    parts: Sequence[Cell | str],
-    contribution: Float[np.ndarray, " part"],
-    low: Float[np.ndarray, " part"],
-    high: Float[np.ndarray, " part"],
-    *,
-    title: str,
-) -> Figure:
-    """One change in loss, split several ways: a bar a part with its interval; the dot is each way's sum."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """One change, split one way into parts that add up to it."""
+
+    title: str
+    parts: Sequence[str]
+    contribution: Float[np.ndarray, " part"]
+    low: Float[np.ndarray, " part"]
+    high: Float[np.ndarray, " part"]
+
+
+def taken_apart(of_loss: Sequence[Split], of_accuracy: Sequence[Split], *, title: str) -> Figure:
+    """A panel a way to split: a bar a part with its interval, and a dot for the sum. Losses share an axis, in nats."""
     with _style():
-        ways = list(dict.fromkeys(how))
+        splits = [*of_loss, *of_accuracy]
         figure = _figure(width=9, height=3.6)
-        axes = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
-        for ax, way in zip(axes, ways, strict=True):
-            chosen = [at for at, one in enumerate(how) if one == way]
-            x = np.arange(len(chosen) + 1)
-            ax.bar(x[:-1], contribution[chosen], 0.72, color=[_PART_COLOURS[parts[at]] for at in chosen], linewidth=0)
-            ax.vlines(x[:-1], low[chosen], high[chosen], color="#222222", linewidth=1.2)
-            ax.plot(x[-1], contribution[chosen].sum(), "o", color="#222222", markersize=5)
+        widths = [max(4, len(split.parts) + 1) for split in splits]  # words need room
+        axes = figure.subplots(1, len(splits), squeeze=False, width_ratios=widths)[0]
+        for at, (ax, split) in enumerate(zip(axes, splits, strict=True)):
+            x = np.arange(len(split.parts) + 1)
+            ax.bar(x[:-1], split.contribution, 0.72, color="#9FB4C7", linewidth=0)
+            ax.vlines(x[:-1], split.low, split.high, color="#222222", linewidth=1.2)
+            ax.plot(x[-1], split.contribution.sum(), "o", color="#222222", markersize=5)
             ax.axhline(0, color="#444444", linewidth=0.8)
-            ticks = [str(parts[at]).replace("→", "→\n") for at in chosen]
-            ax.set_xticks(x, [*ticks, "sum"], fontsize=8.5)
+            ax.set_xticks(x, [*(part.replace("→", "→\n") for part in split.parts), "sum"], fontsize=7.5)
             ax.set_xlim(-0.6, x[-1] + 0.6)
-            ax.set_title(way)
+            ax.set_title("\n".join(textwrap.wrap(split.title, 8 * len(x))), fontsize=9.5)
+            if 0 < at < len(of_loss):
+                ax.sharey(axes[0])
+                ax.tick_params(labelleft=False)
         axes[0].set_ylabel("contribution to ΔL (nats)")
+        if of_accuracy:
+            axes[len(of_loss)].set_ylabel("contribution to ΔA (points)")
+        for ax in axes[len(of_loss) :]:
+            ax.yaxis.set_major_formatter(_POINTS)
         figure.suptitle(title, x=0.005, ha="left", fontsize=11)
         return figure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Line:
+    """A mean over runs along training, with its interval."""
+
+    label: str
+    epochs: Float[np.ndarray, " eval"]
+    mean: Float[np.ndarray, " eval"]
+    low: Float[np.ndarray, " eval"]
+    high: Float[np.ndarray, " eval"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class GroupCurves:
-    """One configuration's loss and accuracy by class-frequency group along training: group → [eval]."""
+    """One configuration along training, a line a class-frequency group, and levels to compare with by name."""
 
     title: str
-    epochs: Float[np.ndarray, " eval"]
-    loss: Mapping[str, Float[np.ndarray, " eval"]]
-    accuracy: Mapping[str, Float[np.ndarray, " eval"]]
-    loss_low: Mapping[str, Float[np.ndarray, " eval"]]
-    loss_high: Mapping[str, Float[np.ndarray, " eval"]]
-    accuracy_low: Mapping[str, Float[np.ndarray, " eval"]]
-    accuracy_high: Mapping[str, Float[np.ndarray, " eval"]]
-    references: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # name → loss, accuracy
+    loss: Sequence[Line]
+    accuracy: Sequence[Line]
+    loss_levels: Mapping[str, float] = dataclasses.field(default_factory=dict)  # nats
+    accuracy_levels: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def learned_by_group(columns: Sequence[GroupCurves]) -> Figure:
-    """Loss above accuracy of head, middle and tail, a column a configuration; references are dashed."""
+    """Loss above accuracy of head, middle and tail, a column a configuration; levels are dashed."""
     with _style():
         figure = _figure(width=9, height=5.2)
         axes = figure.subplots(2, len(columns), sharex="col", sharey="row", squeeze=False)
         labels = []
         for (top, bottom), column in zip(axes.T, columns, strict=True):
-            for ax, curves, low, high, place in (
-                (top, column.loss, column.loss_low, column.loss_high, 0),
-                (bottom, column.accuracy, column.accuracy_low, column.accuracy_high, 1),
-            ):
+            rows = (top, column.loss, column.loss_levels), (bottom, column.accuracy, column.accuracy_levels)
+            for ax, lines, levels in rows:
                 texts = []
-                for name, reference in column.references.items():
-                    ax.axhline(reference[place], color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-                    texts.append(end_label(ax, name, reference[place], _GREY))
-                for group, values in curves.items():
-                    colour = GROUP_COLOURS.get(group, "#222222")
-                    width = 1.2 if group in GROUP_COLOURS else 2.2
-                    ax.plot(column.epochs, values, color=colour, linewidth=width)
-                    ax.fill_between(column.epochs, low[group], high[group], color=colour, alpha=0.25, linewidth=0)
-                    texts.append(end_label(ax, group, float(values[-1]), colour))
+                for name, level in levels.items():
+                    ax.axhline(level, **_DASHED)
+                    texts.append(end_label(ax, name, level, _GREY))
+                for line in lines:
+                    colour = GROUP_COLOURS.get(line.label, "#222222")
+                    ax.plot(line.epochs, line.mean, color=colour, linewidth=1.2 if line.label in GROUP_COLOURS else 2.2)
+                    ax.fill_between(line.epochs, line.low, line.high, color=colour, alpha=0.25, linewidth=0)
+                    texts.append(end_label(ax, line.label, float(line.mean[-1]), colour))
                 labels.append((ax, texts))
             top.set_title(column.title)
             bottom.set_xlabel("epoch")
@@ -238,7 +246,7 @@ def remedies(
     Args:
         names: of the rows.
         measures: title of a panel → an interval a row.
-        references: title of a panel → name → value, dashed, or an arrow where it lies beyond the others.
+        references: title of a panel → name → value, dashed.
     """
     with _style():
         figure = _figure(width=9, height=0.36 * len(names) + 1.2)
@@ -254,8 +262,7 @@ def remedies(
             ax.margins(x=0.12)
             _levels(ax, references.get(title, {}), "x", percent if "accuracy" in title else nats)
         axes[0].set_yticks(y, names)
-        # the arrows stand above the first row
-        axes[0].set_ylim(len(names) - 0.5, -0.5 - 0.55 * max(map(len, references.values()), default=0))
+        axes[0].set_ylim(len(names) - 0.5, -0.5)
         return figure
 
 
@@ -275,23 +282,12 @@ def dose(groups: Mapping[str, tuple[Float[np.ndarray, " dose"], ...]], *, x_labe
         return separate(figure, [(ax, labels)])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Line:
-    """A mean over runs along training, with its interval."""
-
-    label: str
-    epochs: Float[np.ndarray, " eval"]
-    mean: Float[np.ndarray, " eval"]
-    low: Float[np.ndarray, " eval"]
-    high: Float[np.ndarray, " eval"]
-
-
 def along_training(
     rows: Sequence[str],
     columns: Sequence[str],
     panels: Sequence[Sequence[tuple[Sequence[Line], Mapping[str, float]]]],
 ) -> Figure:
-    """A grid of small panels, a colour a label; levels are dashed, or an arrow where they lie beyond the curves."""
+    """A grid of small panels, a colour a label; levels are dashed."""
     with _style():
         figure = _figure(width=9, height=2.1 * len(rows) + 0.7)
         axes = figure.subplots(len(rows), len(columns), sharex="row", squeeze=False)
@@ -329,45 +325,99 @@ def points(difference: float) -> str:
 
 
 def _levels(ax: Axes, levels: Mapping[str, float], axis: Literal["x", "y"], spelled: Callable[[float], str]) -> None:
-    """Dashed lines across an axis. One that lies beyond would squeeze all else: an arrow says on which side, and where.
+    """Dashed lines across an axis, with their names. To be called when everything else is drawn.
 
-    To be called when everything else is drawn. Arrows along y stand at the right, those along x at the top.
+    A level beyond the picture, which would squeeze all else, stands past a break of the axis: on its side and in its
+    order, with its value for want of a scale.
     """
-    low, high = ax.get_ylim() if axis == "y" else ax.get_xlim()
-    before: list[str] = []  # from the farthest inwards
-    after: list[str] = []
-    for name, level in sorted(levels.items(), key=lambda item: item[1]):
-        said = f"{name} {spelled(level)}"
-        if level < low:
-            before.append(f"↓ {said}" if axis == "y" else f"← {said}")
-        elif level > high:
-            after.insert(0, f"↑ {said}" if axis == "y" else f"{said} →")
-        elif axis == "y":
-            ax.axhline(level, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            ax.annotate(
-                name,
-                (0.99, level),
-                xycoords=ax.get_yaxis_transform(),
-                xytext=(0, 1),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                **_SMALL,
-            )
-        else:
-            ax.axvline(level, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            ax.annotate(name, (level, 0), xycoords=ax.get_xaxis_transform(), **_SMALL)
-    ends = (0.99, 0.01, before[::-1]), (0.99, 0.99, after)
-    for x, y, lines in ends if axis == "y" else ((0.02, 0.99, before), (0.99, 0.99, after)):
-        if not lines:
-            continue
-        vertical = "bottom" if y < 0.5 else "top"
-        horizontal = "left" if x < 0.5 else "right"
-        ax.text(x, y, "\n".join(lines), transform=ax.transAxes, ha=horizontal, va=vertical, **_SMALL)
-    if axis == "y":
-        ax.set_ylim(low, high)
+    horizontal = axis == "y"
+    low, high = ax.get_ylim() if horizontal else ax.get_xlim()
+    near = 0.3 * (high - low)  # for so little the axis is made longer
+    room = 0.12 * (high - low)  # for the name of a line at the edge
+    close = [level for level in levels.values() if low - near <= level <= high + near]
+    low, high = min([low, *close]), max([high, *(level + room for level in close)])
+    ticks = [tick for tick in (ax.get_yticks() if horizontal else ax.get_xticks()) if low <= tick <= high]
+    ordered = sorted(levels.items(), key=lambda item: item[1])
+    before = [name for name, level in ordered if level < low]
+    after = [name for name, level in ordered if level > high]
+    step, gap = (0.17 if horizontal else 0.13) * (high - low), 0.12 * (high - low)
+    places = {name: level for name, level in ordered if low <= level <= high}
+    places |= {name: low - gap - step * (len(before) - 1 - at) for at, name in enumerate(before)}
+    places |= {name: high + gap + step * at for at, name in enumerate(after)}
+    for name, place in places.items():
+        said = name if low <= levels[name] <= high else f"{name} {spelled(levels[name])}"
+        (ax.axhline if horizontal else ax.axvline)(place, **_DASHED)
+        text = ax.annotate(
+            said,
+            (0.99, place) if horizontal else (place, 0.99),
+            xycoords=ax.get_yaxis_transform() if horizontal else ax.get_xaxis_transform(),
+            xytext=(0, 1) if horizontal else (1, 0),
+            textcoords="offset points",
+            ha="right" if horizontal else "left",
+            va="bottom" if horizontal else "top",
+            rotation="horizontal" if horizontal else "vertical",
+            **_SMALL,
+        )
+        text.set_in_layout(False)
+    ends = low - bool(before) * (gap + step * len(before)), high + bool(after) * (gap + step * len(after))
+    breaks = [low - gap / 2] * bool(before) + [high + gap / 2] * bool(after)
+    if horizontal:
+        ax.set_ylim(*ends)
+        ax.set_yticks(ticks)
     else:
-        ax.set_xlim(low, high)
+        ax.set_xlim(*ends)
+        ax.set_xticks(ticks)
+    for place in breaks:
+        _break(ax, (place - ends[0]) / (ends[1] - ends[0]), horizontal)
+
+
+def _break(ax: Axes, along: float, on_y: bool) -> None:
+    """Two strokes through the spine with nothing between them."""
+    for offset, colour in ((0.0, "white"), (-0.016, "#666666"), (0.016, "#666666")):
+        at = (0.0, along + offset) if on_y else (along + offset, 0.0)
+        stroke = [(-1.0, -0.4), (1.0, 0.4)] if on_y else [(-0.4, -1.0), (0.4, 1.0)]
+        ax.plot(
+            *([one] for one in at),
+            marker=stroke,
+            markersize=9,
+            markeredgewidth=4.0 if colour == "white" else 0.9,
+            color=colour,
+            linestyle="none",
+            transform=ax.transAxes,
+            clip_on=False,
+            zorder=3,
+        )
+
+
+def _whole_plane(
+    ax: Axes,
+    loss: Float[np.ndarray, " condition"],
+    accuracy: Float[np.ndarray, " condition"],
+    colours: Sequence[str],
+    references: Mapping[str, tuple[float, float]],
+) -> None:
+    """A small picture of all conditions with the references, each a line across and one upwards."""
+    inset = ax.inset_axes((0.09, 0.1, 0.4, 0.5))
+    inset.scatter(loss, accuracy, s=5, c=colours, linewidths=0)
+    for name, (nats_of, share) in references.items():
+        inset.axvline(nats_of, **_DASHED)
+        inset.axhline(share, **_DASHED)
+        inset.annotate(
+            f"{name}: {nats(nats_of)}, {percent(share)}",
+            (nats_of, 0.97),
+            xycoords=inset.get_xaxis_transform(),
+            xytext=(-2, 0),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            rotation="vertical",
+            **_SMALL,
+        )
+    inset.set_xlim(0, 1.04 * max([*loss, *(nats_of for nats_of, _ in references.values())]))
+    inset.set_ylim(bottom=-0.03 * accuracy.max())
+    inset.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+    inset.tick_params(labelsize=7.5)
+    inset.set_title("the whole plane", **_SMALL)
 
 
 def _make_room(ax: Axes, num_lines: int) -> None:

@@ -1,6 +1,6 @@
 from lossjax.tasks.arrays import Arrays
 from lossjax.tasks.bayes import at_bayes_accuracy, bayes_risk
-from lossjax.tasks.dataset import class_counts
+from lossjax.tasks.dataset import class_counts, seen_often
 from lossjax.tasks.digits import Digits
 from lossjax.tasks.next_word import NextWord
 from lossjax.tasks.places import PlaceNames
@@ -25,4 +25,5 @@ __all__ = [
     "at_bayes_accuracy",
     "bayes_risk",
     "class_counts",
+    "seen_often",
 ]

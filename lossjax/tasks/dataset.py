@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from lossjax.tasks.task import Bayes, Split, Splits, Task
 
@@ -34,12 +34,15 @@ class DataSet:
 
 
 def class_counts(task: Task, key: Key[Array, ""] | None = None) -> Int[np.ndarray, " class"]:
-    """How many training examples each class has; ``key`` is the data key of a member where each has its own examples.
-
-    ``class_counts(task)[labels] >= 5`` are the examples whose class was seen at least five times in training.
-    """
+    """How many training examples each class has; ``key`` is a member's data key where each has its own examples."""
     labels = np.asarray(task.splits(key).train.labels)  # type: ignore[arg-type]  # shared tasks ignore the key
     return np.bincount(labels, minlength=task.num_classes)
+
+
+def seen_often(task: Task, least: int = 5, key: Key[Array, ""] | None = None) -> Bool[np.ndarray, " example"]:
+    """Which test examples are of a class that was seen at least ``least`` times in training; ``key`` as above."""
+    labels = np.asarray(task.splits(key).test.labels)  # type: ignore[arg-type]
+    return np.asarray(class_counts(task, key)[labels] >= least)
 
 
 def check_digest(what: str, found: str, expected: str | None, remedy: str) -> None:
