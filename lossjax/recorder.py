@@ -42,7 +42,8 @@ class Recorder:
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: labels are no whole numbers, or others than those of the recording that this one goes on with.
+        ValueError: labels are no whole numbers, or any of these are others than those of the recording that this one
+            goes on with.
     """
 
     def __init__(
@@ -73,8 +74,16 @@ class Recorder:
         known = self._folder / "about.npz"
         if known.exists():
             with np.load(known, allow_pickle=False) as earlier:
-                if not np.array_equal(earlier["labels"], about["labels"]):
-                    raise ValueError(f"{self._folder} was recorded with other labels; delete it or choose another name")
+                other = [
+                    name
+                    for name in ("labels", *optional)
+                    if (name in earlier) != (name in about)
+                    or (name in about and not np.array_equal(earlier[name], about[name]))
+                ]
+            if other:
+                raise ValueError(
+                    f"{self._folder} was recorded with other {', '.join(other)}; delete it or choose another name"
+                )
         else:
             _write(known, lambda stream: np.savez(stream, allow_pickle=False, **about))
         self._like: np.ndarray | None = None  # the first evaluation: all others have its shape and dtype

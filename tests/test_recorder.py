@@ -136,6 +136,8 @@ def test_wrong_labels_names_and_files(tmp_path):
     Recorder(tmp_path / "run.npz", LABELS).append(1, logits_of(1))
     with pytest.raises(ValueError, match="other labels"):
         Recorder(tmp_path / "run.npz", LABELS[::-1].copy() * 0)
+    with pytest.raises(ValueError, match="other class_names, train_counts"):
+        Recorder(tmp_path / "run.npz", LABELS, train_counts=np.array([1, 2, 3]), class_names=["a", "b", "c"])
     (tmp_path / "done.npz").write_bytes(b"")
     with pytest.raises(FileExistsError, match="choose another name"):
         Recorder(tmp_path / "done.npz", LABELS)

@@ -59,7 +59,9 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Repair:
-    """What a repair with more parameters than a temperature does, fitted to each model on other examples; for K only.
+    """What a repair with more parameters than a temperature does, fitted to each model on other examples.
+
+    Tried where the loss rose and no temperature repairs it: for K, and for W.
 
     Attributes:
         kind: "bias", one for each class beside the temperature, or "vector", a scale and a bias for each.
@@ -86,8 +88,27 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassChange:
+    """One of the classes, by the label, whose examples contribute most to ΔL.
+
+    Chosen as the largest, and so without intervals. ``singled_out``: its examples changed otherwise than the rest by
+    Welch's t, with Bonferroni's correction for the number of classes; False for seeds and clusters, where that p does
+    not hold.
+    """
+
+    name: str
+    num_examples: int
+    share: float  # of the examples
+    delta_loss: float  # contribution to ΔL, nats; those of all classes add up to it
+    accuracy_before: float  # of its examples
+    accuracy_after: float
+    singled_out: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
-    """One of the examples whose losses changed most. Probabilities are those of the label."""
+    """One of the examples whose losses changed most. Probabilities are those of the label, over seeds the geometric
+    mean, so that they move as its loss does."""
 
     index: int
     label: str
@@ -201,7 +222,8 @@ class Diagnosis:
         before, after: the two models compared.
         cells: contributions to ΔL by what was right before and after; they add up to it.
         temperature: model → the temperature that its logits are best divided by.
-        repairs: for K, what a bias and a scale for each class do; empty otherwise, and where they were not tried.
+        repairs: for K and W, what a bias and a scale for each class do; empty otherwise, and where they were not tried.
+        classes: those that contribute most to ΔL, the largest first.
         recommendation: which to keep, in a sentence.
         path: all checkpoints, or points of a curve.
         reliability: model → bins.
@@ -230,6 +252,7 @@ class Diagnosis:
     repairs: tuple[Repair, ...]
     influence: Influence | None
     groups: tuple[Group, ...]
+    classes: tuple[ClassChange, ...]
     examples: tuple[Example, ...]
     settling: Settling | None
     timing: Timing | None

@@ -1,4 +1,4 @@
-"""Which class-frequency groups and which examples carry a change."""
+"""Which class-frequency groups, which classes and which examples carry a change."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
+from scipy import stats
 
 from lossjax.analysis.attribution import frequency_groups
 from lossjax.analysis.comparison import Comparison, Records, accuracy_change
 from lossjax.analysis.interval import Interval
-from lossjax.diagnosis.answer import Example, Group
+from lossjax.diagnosis.answer import ClassChange, Example, Group
 from lossjax.diagnosis.measured import Measured, Settings, bounded, over_seeds
 from lossjax.diagnosis.subject import Subject
 from lossjax.diagnosis.window import Window
 
 TOP_EXAMPLES = 20
+TOP_CLASSES = 10
 GROUP_NAMES = ("head", "middle", "tail")
 
 
@@ -55,10 +57,54 @@ def groups_carrying(
     return tuple(groups)
 
 
+def classes_carrying(subject: Subject, pair: tuple[Records, Records]) -> tuple[ClassChange, ...]:
+    """Those whose examples contribute most to ΔL, in size; the lower index first among equals."""
+    labels, num_examples = subject.labels, len(subject.labels)
+    change = over_seeds(pair[1].loss) - over_seeds(pair[0].loss)
+    counts = np.bincount(labels)
+    sums, squares = (np.bincount(labels, weights=values) for values in (change, change**2))
+    right = [np.bincount(labels, weights=over_seeds(one.correct)) for one in pair]
+    order = np.argsort(-np.abs(sums), kind="stable")[: min(TOP_CLASSES, np.count_nonzero(sums))]
+    independent = subject.num_seeds is None and subject.clusters is None
+
+    def p_value(index: int) -> float:
+        own, rest = counts[index], num_examples - counts[index]
+        if not independent or min(own, rest) < 2:
+            return 1.0
+        means = sums[index] / own, (sums.sum() - sums[index]) / rest
+        variances = [
+            max(total - count * mean**2, 0.0) / (count - 1)
+            for total, count, mean in zip(
+                (squares[index], squares.sum() - squares[index]), (own, rest), means, strict=True
+            )
+        ]
+        if sum(variances) == 0:
+            return 0.0 if means[0] != means[1] else 1.0
+        return float(
+            stats.ttest_ind_from_stats(
+                means[0], math.sqrt(variances[0]), own, means[1], math.sqrt(variances[1]), rest, equal_var=False
+            ).pvalue
+        )
+
+    return tuple(
+        ClassChange(
+            name=subject.class_name(index),
+            num_examples=int(counts[index]),
+            share=float(counts[index] / num_examples),
+            delta_loss=float(sums[index] / num_examples),
+            accuracy_before=float(right[0][index] / counts[index]),
+            accuracy_after=float(right[1][index] / counts[index]),
+            singled_out=bool(p_value(index) * np.count_nonzero(counts) < 0.05),
+        )
+        for index in order.tolist()
+    )
+
+
 def examples_carrying(subject: Subject, pair: tuple[Records, Records], window: Window) -> tuple[Example, ...]:
     """Those whose loss changed most, in size; the lower index first among equals."""
-    change = over_seeds(pair[1].loss) - over_seeds(pair[0].loss)
-    order = np.argsort(-np.abs(change), kind="stable")[:TOP_EXAMPLES]
+    before, after = over_seeds(pair[0].loss), over_seeds(pair[1].loss)
+    change = after - before
+    order = np.argsort(-np.abs(change), kind="stable")[: min(TOP_EXAMPLES, np.count_nonzero(change))]
 
     def predicted(index: int, example: int) -> str | None:
         logits = subject.logits[index]
@@ -70,10 +116,10 @@ def examples_carrying(subject: Subject, pair: tuple[Records, Records], window: W
             label=subject.class_name(int(subject.labels[example])),
             predicted_before=predicted(int(window.first[example]), example),
             predicted_after=predicted(window.last, example),
-            probability_before=float(np.mean(np.exp(-np.atleast_2d(pair[0].loss)[:, example]))),
-            probability_after=float(np.mean(np.exp(-np.atleast_2d(pair[1].loss)[:, example]))),
+            probability_before=math.exp(-before[example]),
+            probability_after=math.exp(-after[example]),
             change=float(change[example]),
-            share=float(abs(change[example]) / np.abs(change).sum()) if change.any() else 0.0,
+            share=float(abs(change[example]) / np.abs(change).sum()),
         )
         for example in order.tolist()
     )

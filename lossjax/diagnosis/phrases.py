@@ -50,6 +50,12 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if 0.05 <= value <= 99.95 else f"{value:.2g} %"
 
 
+def part_of(part: float, whole: Interval) -> str:
+    """A contribution as a share of the change it is part of."""
+    share = part / whole.estimate
+    return "all of it" if 0.995 <= share < 1.005 else f"{100 * share:.0f} % of it"
+
+
 def p_text(p: float) -> str:
     return f"= {p:.2g}" if p >= 1e-4 else "below 0.0001"
 

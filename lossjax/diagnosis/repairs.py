@@ -28,12 +28,18 @@ def try_repairs(
     window: Window,
     fold: Int[np.ndarray, " example"],
     settings: Settings,
-) -> tuple[Repair, ...]:
-    """Each repair, fitted to both models on the other folds; without those that would take too long."""
+) -> tuple[tuple[Repair, ...], str]:
+    """Each repair, fitted to both models on the other folds; without those that would take too long.
+
+    Where none is left, also why.
+    """
     before, after = (np.atleast_2d(one.loss) for one in pair)
-    tried = [kind for kind in REPAIRS if subject.logits[window.last].size <= MOST[kind]]
+    size = subject.logits[window.last].size
+    tried = [kind for kind in REPAIRS if size <= MOST[kind]]
+    if not tried:
+        return (), f"a model has {size:,} logits, and above {max(MOST.values()):,} it would take too long"
     if max(before.max(), after.max()) > _LARGEST_LOSS:
-        return ()
+        return (), f"some losses are above {_LARGEST_LOSS:,.0f} nats, as where classes are masked"
     if subject.clusters is not None:  # with as many parameters as classes, duplicates in two folds would flatter
         _, cluster = np.unique(subject.clusters, return_inverse=True)
         num_clusters = int(cluster.max()) + 1
@@ -50,7 +56,7 @@ def try_repairs(
                 gain=means_of({kind: after - last}, subject, settings)[kind],
             )
         )
-    return tuple(found)
+    return tuple(found), ""
 
 
 def _losses(

@@ -98,6 +98,7 @@ def subject(
     notes = [note for source in sources for note in source.notes]
     logits, key_notes = zip(*(outputs_of(source) for source in sources), strict=True)
     notes += [note for some in key_notes for note in some]
+    _check_same_examples(sources, logits)
     labels = _labels(sources, logits[0].shape[-2:], notes)
     for source, array in zip(sources, logits, strict=True):
         check_finite(source.where, array)
@@ -157,6 +158,16 @@ def _labels(sources: Sequence[Arrays], shape: tuple[int, ...], notes: list[str])
     return given[0][1]
 
 
+def _check_same_examples(sources: Sequence[Arrays], logits: Sequence[np.ndarray]) -> None:
+    """Before the labels of one are held against the logits of the other."""
+    first, last = logits[0].shape, logits[-1].shape
+    if first[-2:] != last[-2:]:
+        raise InputError(
+            f"{sources[0].where} has logits {first} and {sources[-1].where} {last}; both need the same examples and "
+            "classes"
+        )
+
+
 def _checked_labels(source: Arrays, key: str, num_examples: int, num_classes: int) -> np.ndarray:
     labels = source.arrays[key]
     where = f"{key} in {source.where}"
@@ -194,10 +205,9 @@ def _pair(
                 f"{source.where} holds the checkpoints of a run {array.shape}; give a run as the only file, or save "
                 "one checkpoint a file to compare two: logits[-1] is the last"
             )
-    if len(shapes[0]) != len(shapes[1]) or shapes[0][-2:] != shapes[1][-2:]:
+    if len(shapes[0]) != len(shapes[1]):
         raise InputError(
-            f"{sources[0].where} has logits {shapes[0]} and {sources[1].where} {shapes[1]}; both need the same "
-            "examples and classes, and seeds both or neither"
+            f"{sources[0].where} has logits {shapes[0]} and {sources[1].where} {shapes[1]}; both need seeds, or neither"
         )
     if len(shapes[0]) == 2:
         return names, None, tuple(logits), False
@@ -246,9 +256,15 @@ def _run(
         steps = steps.astype(np.float64)
         if not np.isfinite(steps).all() or np.any(np.diff(steps) <= 0):
             raise InputError(f"steps in {source.where} do not increase; save checkpoints in the order of training")
-        names = tuple(f"step {step:.10g}" for step in steps.tolist())
+        names = tuple(f"step {text}" for text in _distinct(steps))
     checkpoints = tuple(along[0, i] if num_seeds == 1 else along[:, i] for i in range(num_checkpoints))
     return names, steps, checkpoints, num_seeds > 1
+
+
+def _distinct(steps: np.ndarray) -> list[str]:
+    """As short as tells them apart."""
+    texts = [f"{step:.10g}" for step in steps.tolist()]
+    return texts if len(set(texts)) == len(texts) else [f"{step:.17g}" for step in steps.tolist()]
 
 
 def _optional(sources: Sequence[Arrays], key: str) -> np.ndarray | None:
