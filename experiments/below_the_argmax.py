@@ -252,7 +252,7 @@ def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
 
 
 def phase_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
-    """Each cell's contribution to ΔL from one evaluation to the next, means over runs; ΔA beside."""
+    """Each cell's contribution to ΔL from one evaluation to the next, means over runs; ΔL and ΔA beside."""
     return table(
         {
             "cell": name,
@@ -264,6 +264,7 @@ def phase_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
         for name, found in runs.items()
         for what, values in [
             *((cell, found.steps_cells[..., i]) for i, cell in enumerate(CELLS)),
+            ("ΔL", found.steps_cells.sum(axis=2)),
             ("ΔA", np.diff(found.accuracy, axis=1)),
         ]
     )
@@ -317,6 +318,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             begin=column("ΔA", "from_epoch"),
             end=column("ΔA", "to_epoch"),
             contributions={cell: column(cell, "mean") for cell in CELLS},
+            loss_low=column("ΔL", "mean_low"),
+            loss_high=column("ΔL", "mean_high"),
             accuracy=column("ΔA", "mean"),
             accuracy_low=column("ΔA", "mean_low"),
             accuracy_high=column("ΔA", "mean_high"),
@@ -335,7 +338,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         "four_cells": lj.Figure(
             panels.cells_by_phase([phase(name) for name in SHOWN]),
             "An LSTM's held-out loss from one evaluation to the next, and the cells that the change comes from (means "
-            "over runs; the dot is the sum); below, the change in accuracy in the same steps, with 95 % intervals.",
+            "over runs; the dot is the sum, with its 95 % interval); below, the change in accuracy in the same steps, "
+            "with 95 % intervals.",
         ),
     }
 

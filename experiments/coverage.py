@@ -33,8 +33,7 @@ RULE = (
 
 NOT_TRIED = (
     "Not tried here: the share of inverted pairs, the order kept by a metric, the variance ratio and the disagreement "
-    "of runs, differences between selectors, ΔA over seeds × examples and over clusters, calibration errors, "
-    "Kaplan–Meier, and Newcombe's interval."
+    "of runs, differences between selectors, calibration errors, Kaplan–Meier, and Newcombe's interval."
 )
 
 # What is simulated -------------------------------------------------------------------------------------------------

@@ -574,7 +574,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 "onset",
                 "difference in mean epoch of onset",
                 (-ONE_EPOCH, ONE_EPOCH),
-                "What makes runs with onset more or earlier",
+                "What makes loss and accuracy part earlier",
                 "teacher",
                 "random",
             ),

@@ -401,7 +401,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     return {
         "regimes_along_training": lj.Figure(
             panels.regimes_along_training(
-                [over_time(name) for name in cells], x_label="begin of the window, which lasts 20 % of training"
+                [over_time(name) for name in cells], x_label="start of the window, which lasts 20 % of training"
             ),
             "Share of runs in each regime, on held-out examples, of the window of 20 % of training that begins at each "
             "evaluation.",

@@ -16,13 +16,12 @@ from typing import Any, Final, Literal
 import numpy as np
 
 import lossjax as lj
-from lossjax.analysis.arms import PARTED, Arm, Limits, Pair, Stop, arm, concluded, weighted_mean
-from lossjax.analysis.findings import Outcome
-from lossjax.analysis.onset import logrank_p
+from lossjax.analysis.arms import PARTED, Arm, Stop, arm, weighted_mean
+from lossjax.analysis.contrasts import Contrast, Limits, Pair, judged
+from lossjax.analysis.doses import Doses, dose_table, onset_share, onset_table, slope, tuned, validation_cost
 from lossjax.analysis.regimes import Flat
 from lossjax.analysis.resampling import mean_interval
-from lossjax.analysis.significance import holm
-from lossjax.analysis.tables import table, with_bounds
+from lossjax.analysis.tables import table
 
 # The rules, written before the results -----------------------------------------------------------------------------
 
@@ -139,6 +138,13 @@ class Remedy:
     unit: str  # what a dose is
     doses: tuple[float, ...]  # without the baseline's
     baseline: float = 0.0
+    multiples: bool = False
+
+    @property
+    def names(self) -> dict[float, str]:
+        """How each dose is called in a figure."""
+        doses = (*self.doses, self.baseline)
+        return {dose: "∞" if dose == float("inf") else f"{dose:g}" + "×" * self.multiples for dose in doses}
 
 
 REMEDIES: Final = {
@@ -150,8 +156,8 @@ REMEDIES: Final = {
     "momentum": Remedy(
         "learning rate, momentum", "learning rate,\nmomentum", "rate", (3e-2, 1e-1, 3e-1), MOMENTUM_RATE
     ),
-    "steps": Remedy("training examples, same steps", "examples,\nsame steps", "times the baseline's", (2, 4), 1),
-    "epochs": Remedy("training examples, same epochs", "examples,\nsame epochs", "times the baseline's", (4,), 1),
+    "steps": Remedy("training examples, same steps", "examples,\nsame steps", "times the baseline's", (2, 4), 1, True),
+    "epochs": Remedy("training examples, same epochs", "examples,\nsame epochs", "times the baseline's", (4,), 1, True),
     "stop-loss": Remedy("patience", "early stopping", "patience (evaluations)", (1, 2, 4), float("inf")),
 }
 REGULARISERS: Final = {  # the hyperparameter whose dose it is
@@ -213,9 +219,6 @@ def sweep(scale: str) -> lj.Sweep:
 # What is concluded -------------------------------------------------------------------------------------------------
 
 
-Doses = Mapping[float, Arm]  # by dose, ascending
-
-
 def doses_of(place: Place, histories: Mapping[str, lj.History]) -> dict[str, Doses]:
     """Remedy → its doses with the baseline's."""
 
@@ -243,56 +246,37 @@ def doses_of(place: Place, histories: Mapping[str, lj.History]) -> dict[str, Dos
         found[key] = {float("inf"): base}
         for patience in REMEDIES["stop-loss"].doses:
             found[key][patience] = trained(main, Stop(metric, best, int(patience)), **baseline)
-    return {key: dict(sorted(doses.items())) for key, doses in found.items()}
+    return {key: {float(dose): one for dose, one in sorted(doses.items())} for key, doses in found.items()}
 
 
-def cost(one: Arm) -> float:
-    """Mean best validation loss, by which doses are tuned; infinite where too many runs are not finite."""
-    if (~one.finite).mean() > LIMITS.nonfinite:
-        return float("inf")
-    return float(one.values["val_loss"][one.finite].mean())
-
-
-def tuned(doses: Doses, *, among: Sequence[float] | None = None) -> float:
-    """The dose of the lowest mean validation loss."""
-    return min(doses if among is None else among, key=lambda dose: cost(doses[dose]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One contrast, by seed."""
-
-    claim: str
-    place: Place
-    name: str
-    rule: str
-    told: str  # what is compared
-    pair: Pair
-    as_written: Pair | None  # what the rule compared before it was amended; None: nothing
-    amended: str = AMENDED
-
-    @property
-    def either(self) -> bool:
-        """Whether any difference counts, or only a reduction."""
-        return self.claim == "C13"
-
-
-def rows_of(place: Place, found: Mapping[str, Doses]) -> tuple[list[Row], list[lj.Verdict]]:
-    """The contrasts of one place; and a verdict where there is nothing to contrast."""
-    rows, verdicts = [], []
+def contrasts_of(place: Place, found: Mapping[str, Doses]) -> tuple[dict[str, Contrast], list[lj.Verdict]]:
+    """The contrasts of one place, by name; and a verdict where there is nothing to contrast."""
+    contrasts: dict[str, Contrast] = {}
+    verdicts = []
     base = found["steps"][1]
 
-    def add(claim: str, name: str, rule: str, told: str, treated: Arm, untreated: Arm) -> None:
-        pair = Pair(treated, untreated)
-        rows.append(Row(claim, place, name, rule, told, pair, pair.over_seeds()))
+    def add(claim: str, name: str, rule: str, told: str, pair: Pair, **changes: Any) -> None:
+        fields: dict[str, Any] = {"as_written": pair.over_seeds(), "amended": AMENDED} | changes
+        contrasts[name] = Contrast(
+            claim=claim,
+            statement=STATEMENTS[claim],
+            where=f"{place.shown}: {name}",
+            told=told,
+            rule=rule,
+            scope=scope(place),
+            pair=pair,
+            either=claim == "C13",
+            **fields,
+        )
 
     for key in REGULARISERS:
-        name, dose = REMEDIES[key].name, tuned(found[key], among=REMEDIES[key].doses)
-        add("C11", name, REDUCES_RULE, f"{name} {dose:g} against none", found[key][dose], base)
-    add("C12", "early stopping", STOPPING_RULE, "patience of 2 evaluations", found["stop-loss"][2], base)
+        name, dose = REMEDIES[key].name, tuned(found[key], LIMITS.nonfinite, among=REMEDIES[key].doses)
+        add("C11", name, REDUCES_RULE, f"{name} {dose:g} against none", Pair(found[key][dose], base))
+    add("C12", "early stopping", STOPPING_RULE, "patience of 2 evaluations", Pair(found["stop-loss"][2], base))
 
     rates = found["rate"]
-    best = rates[tuned(rates)]
+    best_rate = tuned(rates, LIMITS.nonfinite)
+    best = rates[best_rate]
     as_written, kept = (
         [rate for rate in rates if good(rates[rate], best)] for good in (as_good, not_resolved_as_worse)
     )
@@ -300,33 +284,34 @@ def rows_of(place: Place, found: Mapping[str, Doses]) -> tuple[list[Row], list[l
     if len(kept) > 1:
         before = Pair(rates[min(as_written)], rates[max(as_written)]).over_seeds() if len(as_written) > 1 else None
         pair = Pair(rates[min(kept)], rates[max(kept)])
-        rows.append(Row("C13", place, "learning rate", RATE_RULE, told, pair, before, RATE_AMENDED))
+        add("C13", "learning rate", RATE_RULE, told, pair, as_written=before, amended=RATE_AMENDED)
     else:
-        verdicts.append(no_other_rate(place, tuned(rates)))
+        verdicts.append(no_other_rate(place, best_rate))
     if place.whole:
-        momentum = tuned(found["momentum"])
-        told = f"momentum at {momentum:g} against Adam at {tuned(rates):g}"
-        add("C13", "optimiser", OPTIMISER_RULE, told, found["momentum"][momentum], best)
+        momentum = tuned(found["momentum"], LIMITS.nonfinite)
+        told = f"momentum at {momentum:g} against Adam at {best_rate:g}"
+        add("C13", "optimiser", OPTIMISER_RULE, told, Pair(found["momentum"][momentum], best))
 
     for key, name in (("steps", "data, same steps"), ("epochs", "data, same epochs")):
         if key in found:
             most = max(REMEDIES[key].doses)
             told = f"{most * place.train_size} examples against {place.train_size}"
-            add("C14", name, DATA_RULE, told, found[key][most], base)
-    return rows, verdicts
+            add("C14", name, DATA_RULE, told, Pair(found[key][most], base))
+    return contrasts, verdicts
 
 
 def as_good(one: Arm, best: Arm) -> bool:
     """On validation, by the means: what ``RATE_RULE`` as written takes for a rate as good as the best."""
-    if not np.isfinite(cost(one)):
+    cost, least = (validation_cost(each, LIMITS.nonfinite) for each in (one, best))
+    if not np.isfinite(cost):
         return False
     accuracy, best_accuracy = (each.values["val_accuracy"][each.finite].mean() for each in (one, best))
-    return cost(one) <= cost(best) + LIMITS.loss and accuracy >= best_accuracy - LIMITS.accuracy
+    return cost <= least + LIMITS.loss and accuracy >= best_accuracy - LIMITS.accuracy
 
 
 def not_resolved_as_worse(one: Arm, best: Arm) -> bool:
     """On validation, paired by seed: what ``RATE_AMENDED`` takes for as good. The best is compared with itself too."""
-    if not np.isfinite(cost(one)):
+    if not np.isfinite(validation_cost(one, LIMITS.nonfinite)):
         return False
     difference = Pair(one, best).difference
     loss, accuracy = (mean_interval(difference(f"val_{name}")) for name in ("loss", "accuracy"))
@@ -356,95 +341,26 @@ def scope(place: Place) -> str:
     return "seeds × test examples; one data set and split"
 
 
-def judged(rows: Sequence[Row]) -> list[lj.Verdict]:
-    """Every row's verdict, with Holm's correction over both measures of all rows of a claim."""
-    verdicts = []
-    for claim in STATEMENTS:
-        own = [row for row in rows if row.claim == claim]
-        outcomes = outcomes_of([row.pair for row in own], either=claim == "C13", rises=True)
-        before = [row.as_written for row in own if row.as_written is not None]
-        first = iter(outcomes_of(before, either=claim == "C13", rises=False))
-        verdicts += [
-            verdict_of(row, found, "unresolved" if row.as_written is None else next(first)[0])
-            for row, found in zip(own, outcomes, strict=True)
-        ]
-    return verdicts
-
-
-Told = tuple[Outcome, tuple[str, str]]  # the outcome, and what each measure says
-
-
-def outcomes_of(pairs: Sequence[Pair], *, either: bool, rises: bool) -> list[Told]:
-    """Of pairs of one claim, whose measures are corrected together."""
-    if not pairs:
-        return []
-    p_values = np.array([pair.p_values(LIMITS, either=either, rises=rises) for pair in pairs])
-    adjusted = holm(p_values.ravel()).reshape(-1, 2).tolist()
-    found: list[Told] = []
-    for pair, (paid, parted) in zip(pairs, adjusted, strict=True):
-        measures = pair.says(LIMITS, (paid, parted), either=either, rises=rises)
-        found.append((concluded(measures, pair.gate(LIMITS, either=either).outcome), measures))
-    return found
-
-
-def verdict_of(row: Row, found: Told, as_written: Outcome) -> lj.Verdict:
-    pair, (outcome, measures) = row.pair, found
-    gate = pair.gate(LIMITS, either=row.either)
-
-    def change(name: str) -> str:
-        return f"{pair.untreated.mean(name).estimate:.3f} → {pair.treated.mean(name).estimate:.3f}"
-
-    def shares(letter: str) -> str:
-        return " → ".join(f"{100 * one.share(letter).estimate:.0f}" for one in (pair.untreated, pair.treated))
-
-    judged_arm = "" if not row.either else f" (of the {'second' if gate.turned else 'first'} against the other)"
-    return lj.Verdict(
-        claim=row.claim,
-        statement=STATEMENTS[row.claim],
-        where=f"{row.place.shown}: {row.name}",
-        contrast="D with minus without (nats)",
-        rule=row.rule,
-        estimate=pair.mean("loss_paid"),
-        outcome=outcome,
-        num_seeds=len(pair.treated.seeds),
-        scope=scope(row.place),
-        note=(
-            f"{row.told}: D {change('loss_paid')} nats ({measures[0]}); P {shares('O/K')} %, difference {pair.parted}, "
-            f"both worse (W) {shares('W')} %, difference of P + W {pair.rose} (P {measures[1]}); best "
-            f"{gate.outcome}{judged_arm}: loss by {gate.loss}, accuracy by {gate.accuracy}; final loss "
-            f"{change('loss_end')}, accuracy {change('accuracy_end')}; {onsets_told(pair)}"
-        ),
-        amended=row.amended,
-        as_written=as_written,
-    )
-
-
-def onsets_told(pair: Pair) -> str:
-    before, after = (one.onset for one in (pair.untreated, pair.treated))
-    if before is None or after is None:
-        return "onset is not defined for runs that are stopped, which ends them before it could be seen"
-    p_value = logrank_p(*(part for one in (after, before) for part in (one.evaluation, one.observed)))
-    shares = [100 * one.share().estimate for one in (before, after)]
-    return f"onset in {shares[0]:.0f} → {shares[1]:.0f} % of runs (log-rank p = {p_value:.2g})"
-
-
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
-    found, rows, verdicts = {}, [], []
+    found: dict[str, dict[str, Doses]] = {}
+    contrasts: dict[tuple[str, str], Contrast] = {}  # by place and name
+    verdicts = []
     for place in PLACES:
         found[place.name] = doses_of(place, histories)
-        own, without_rows = rows_of(place, found[place.name])
-        rows += own
-        verdicts += without_rows
+        own, without_contrast = contrasts_of(place, found[place.name])
+        contrasts |= {(place.name, name): one for name, one in own.items()}
+        verdicts += without_contrast
     # in the order of claims, then of remedies, then of places
-    order = {name: n for n, name in enumerate(dict.fromkeys(["learning rate", *(row.name for row in rows)]))}
-    verdicts = sorted([*judged(rows), *verdicts], key=lambda v: (v.claim, order[v.where.split(": ")[1]]))
+    order = {name: n for n, name in enumerate(dict.fromkeys(["learning rate", *(name for _, name in contrasts)]))}
+    verdicts += judged(list(contrasts.values()), LIMITS)
+    verdicts.sort(key=lambda verdict: (verdict.claim, order[verdict.where.split(": ")[1]]))
     return lj.Findings(
         verdicts=tuple(verdicts),
         numbers={key: value for place in PLACES for key, value in numbers(place, found[place.name]).items()},
         tables={
-            "doses": dose_table(found),
-            "onset": onset_table(found),
-            "scorecard": scorecard_table(rows, verdicts),
+            "doses": dose_table(found, {key: remedy(key).baseline for key in (*REMEDIES, *STOPPED_BY)}, LIMITS),
+            "onset": onset_table(found, ONSETS),
+            "scorecard": scorecard_table(contrasts, verdicts),
         },
         notes=(
             "The baseline is a quarter of the training examples and no regularisation. Doses, learning rates and the "
@@ -502,79 +418,34 @@ def numbers(place: Place, found: Mapping[str, Doses]) -> dict[str, lj.Interval]:
         repaired = f"{name}, baseline: of the runs with O or K, those that one temperature repairs (O, by estimates)"
         numbers[repaired] = base.share_repaired
     for key in (*REGULARISERS, "steps"):
-        arms = list(found[key].values())
-        along = np.arange(len(arms)) - (len(arms) - 1) / 2
-        slope = weighted_mean(list(zip((along / (along**2).sum()).tolist(), arms, strict=True)), "loss_paid")
-        numbers[f"{name}, {REMEDIES[key].name}: slope of D over the doses (nats a dose)"] = slope
+        told = f"{name}, {REMEDIES[key].name}: slope of D over the doses (nats a dose)"
+        numbers[told] = slope(found[key], "loss_paid")
     return numbers
-
-
-def onset_share(one: Arm) -> lj.Interval:
-    """nan for runs that were stopped."""
-    return lj.Interval(float("nan"), float("nan"), float("nan")) if one.onset is None else one.onset.share()
 
 
 # What is plotted ---------------------------------------------------------------------------------------------------
 
-MEASURED = ("loss_best", "accuracy_best", "loss_end", "accuracy_end", "loss_paid", "accuracy_gained")
-
-
-def dose_table(found: Mapping[str, Mapping[str, Doses]]) -> dict[str, np.ndarray]:
-    """A row a place, remedy and dose; ``worse``: the best loss or accuracy is resolved as inferior to the baseline."""
-    return table(
-        {
-            "place": place.name,
-            "remedy": key,
-            "dose": float(dose),
-            "worse": Pair(one, doses[remedy(key).baseline]).gate(LIMITS).outcome == "inferior",
-            **{name: one.mean(name) for name in MEASURED},
-            "nonfinite": one.share_nonfinite,
-            "parted": one.share("O/K"),
-            "both_worse": one.share("W"),
-            "onset": onset_share(one),
-        }
-        for place in PLACES
-        for key, doses in found[place.name].items()
-        for dose, one in doses.items()
-    )
-
-
 ONSETS = ("dropout", "l2", "decay", "rate", "steps", "epochs")
 
 
-def onset_table(found: Mapping[str, Mapping[str, Doses]]) -> dict[str, np.ndarray]:
-    """The share of runs with onset by each part of training."""
-    return table(
-        {
-            "place": place.name,
-            "remedy": key,
-            "dose": float(dose),
-            "progress": np.linspace(0, 1, one.num_evals),
-            "share": one.onset.curve(one.num_evals),
-        }
-        for place in PLACES
-        for key in ONSETS
-        for dose, one in found[place.name].get(key, {}).items()
-        if one.onset is not None
-    )
-
-
-def scorecard_table(rows: Sequence[Row], verdicts: Sequence[lj.Verdict]) -> dict[str, np.ndarray]:
+def scorecard_table(
+    contrasts: Mapping[tuple[str, str], Contrast], verdicts: Sequence[lj.Verdict]
+) -> dict[str, np.ndarray]:
     """A row a contrast: both measures' differences, that of W, and the outcome."""
     outcomes = {(verdict.claim, verdict.where): verdict.outcome for verdict in verdicts}
     return table(
         {
-            "claim": row.claim,
-            "remedy": row.name,
-            "place": row.place.name,
-            "told": row.told,
-            "paid": row.pair.mean("loss_paid"),
-            "parted": row.pair.parted,
-            "both_worse": row.pair.share(("W",)),
-            "gate": row.pair.gate(LIMITS, either=row.either).outcome,
-            "outcome": outcomes[row.claim, f"{row.place.shown}: {row.name}"],
+            "claim": one.claim,
+            "remedy": name,
+            "place": place,
+            "told": one.told,
+            "paid": one.pair.mean("loss_paid"),
+            "parted": one.pair.parted,
+            "both_worse": one.pair.share(("W",)),
+            "gate": one.pair.gate(LIMITS, either=one.either).outcome,
+            "outcome": outcomes[one.claim, one.where],
         }
-        for row in rows
+        for (place, name), one in contrasts.items()
     )
 
 
@@ -590,78 +461,31 @@ RESPONSES = {
 }
 
 
-def dose_name(key: str, dose: float) -> str:
-    if key in STOPPED_BY and np.isinf(dose):
-        return "∞"
-    if key in ("steps", "epochs"):
-        return f"{dose:g}×"
-    return f"{dose:g}"
-
-
-def signed(value: float, decimals: int) -> str:
-    """With its sign, unless it rounds to 0."""
-    text = f"{value:+.{decimals}f}".replace("-", "−")
-    return text if float(f"{value:.{decimals}f}") else text[1:]
-
-
-def with_interval(values: Sequence[float], scale: float, decimals: int) -> str:
-    estimate, low, high = (signed(scale * value, decimals) for value in values)
-    return f"{estimate} [{low}, {high}]"
-
-
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
     from lossjax.reports import doses
 
     measured, onsets, scorecard = (findings.tables[name] for name in ("doses", "onset", "scorecard"))
+    shown = {place.name: place.shown for place in PLACES}
+
+    def heading(key: str) -> doses.Heading:
+        one = REMEDIES[key]
+        return doses.Heading(one.title, one.unit, one.baseline, one.names)
 
     def responses(key: str) -> doses.Remedy:
-        own = measured["remedy"] == key
-        levels = np.unique(measured["dose"][own])
-
-        def lines(measure: str) -> list[doses.Line]:
-            places = [(place.shown, own & (measured["place"] == place.name)) for place in PLACES]
-            columns = (*with_bounds(measure), "worse")
-            return [
-                doses.Line(shown, *(measured[name][mine] for name in columns)) for shown, mine in places if mine.any()
-            ]
-
-        one = remedy(key)
-        return doses.Remedy(
-            one.title,
-            one.unit,
-            [dose_name(key, dose) for dose in levels],
-            int(np.flatnonzero(levels == one.baseline)[0]),
-            {measure: lines(measure) for measure in RESPONSES},
-        )
+        return doses.remedy_of(measured, key, heading(key), shown, list(RESPONSES))
 
     def onset_panels(place: str) -> list[doses.Onsets]:
-        panels = []
-        for key in ONSETS:
-            own = (onsets["remedy"] == key) & (onsets["place"] == place)
-            curves = {
-                dose_name(key, float(dose)): tuple(
-                    onsets[column][own & (onsets["dose"] == dose)] for column in ("progress", *with_bounds("share"))
-                )
-                for dose in np.unique(onsets["dose"][own])
-            }
-            if curves:
-                title = remedy(key).title.replace("\n", " ")
-                panels.append(doses.Onsets(title, dose_name(key, remedy(key).baseline), curves))
-        return panels
+        panels = [doses.onsets_of(onsets, key, place, heading(key)) for key in ONSETS]
+        return [panel for panel in panels if panel.curves]
 
-    shown = {place.name: place.shown for place in PLACES}
-    score = {}
-    for row in range(len(scorecard["claim"])):
-        paid, parted, both_worse = (
-            [float(scorecard[column][row]) for column in with_bounds(name)] for name in ("paid", "parted", "both_worse")
+    measures: dict[str, doses.Told] = {"D": ("paid", ""), "P": ("parted", "pp"), "W": ("both_worse", "pp")}
+    score = {
+        (str(scorecard["remedy"][row]), shown[str(scorecard["place"][row])]): (
+            "\n".join(doses.differences(scorecard, row, measures)),
+            str(scorecard["outcome"][row]),
         )
-        lines = (
-            f"D {with_interval(paid, 1, 3)}",
-            f"P {with_interval(parted, 100, 0)} pp",
-            f"W {with_interval(both_worse, 100, 0)} pp",
-        )
-        where = (str(scorecard["remedy"][row]), shown[str(scorecard["place"][row])])
-        score[where] = ("\n".join(lines), str(scorecard["outcome"][row]))
+        for row in range(len(scorecard["claim"]))
+    }
     claims = {}
     for verdict in findings.verdicts:
         contrast = verdict.where.rsplit(": ", 1)[1]

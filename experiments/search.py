@@ -147,7 +147,7 @@ STAGES = {
     "test": "the same run on test",
     "seeds": "trained anew: fresh seeds",
     "fresh": "trained anew: fresh seeds and data",
-    "longer": f"so, and the default trained {LONGER} times as long",
+    "longer": f"so; the default trained {LONGER}× as long",
 }
 
 

@@ -351,7 +351,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             f"Runs on the same data: {RUNS} on each of {DATA_DRAWS} draws of a teacher with its data (intervals over "
             f"draws), {2 * BASE_SEEDS} on each set of real data (intervals over runs and test examples).",
             "Intervals of shares over base seeds cover 92–95 %, of skewed values 86–89 % (results/coverage).",
-            "A stream's share is what it explains alone; interactions are what no stream explains alone. A triangle "
+            "A stream's share is what it explains alone; interactions are what no stream explains alone. A dashed line "
             "marks what drawing another test set of the same size would give by itself.",
             "With other data, label noise and the order fall on other examples, so most of their effect is an "
             "interaction with the data where those are drawn anew.",
@@ -534,7 +534,7 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             "Where the variance between runs comes from: shares of first order by stream with 95 % intervals, and "
             "standard deviations between runs whose streams are all drawn anew. Estimates are unbiased, so that of a "
             "share that is next to nothing may lie below 0. A teacher's data are drawn anew, test examples included; "
-            "real data are not. The triangle marks what a fresh test set alone would give.",
+            "real data are not. The dashed line is what a fresh test set alone would give.",
         ),
         "predicted_spread": lj.Figure(
             selecting.against_equality(

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 import lossjax as lj
-from lossjax.analysis.arms import Limits, Pair, Stop, arm
+from lossjax.analysis.arms import Stop, arm
+from lossjax.analysis.contrasts import Limits, Measure, Pair, measured_together
 from lossjax.analysis.findings import Outcome
 from lossjax.analysis.onset import seed_curve
 from lossjax.analysis.proportions import wilson
@@ -237,22 +238,18 @@ def verdicts(found: Mapping[str, Stopped]) -> tuple[lj.Verdict, ...]:
         mean_beyond_p(runs.judged("loss", "loss") - runs.judged("end", "loss"), -SMALLEST, "below")
         for runs in found.values()
     ]
-    amended = np.array([runs.pair.p_values(LIMITS) for runs in found.values()])
-    adjusted = holm(amended.ravel()).reshape(-1, 2).tolist()
+    measures = measured_together([runs.pair for runs in found.values()], LIMITS)
     return tuple(
-        verdict(name, runs, first, (paid, parted))
-        for (name, runs), first, (paid, parted) in zip(
-            found.items(), holm(np.array(as_written)).tolist(), adjusted, strict=True
-        )
+        verdict(name, runs, first, says)
+        for (name, runs), first, says in zip(found.items(), holm(np.array(as_written)).tolist(), measures, strict=True)
     )
 
 
-def verdict(name: str, runs: Stopped, first_p: float, adjusted_p: tuple[float, float]) -> lj.Verdict:
+def verdict(name: str, runs: Stopped, first_p: float, measures: tuple[Measure, Measure]) -> lj.Verdict:
     prevented = runs.difference("loss", "end", "loss", fixed=True)
     before = judge(prevented, claim="less", smallest=SMALLEST)
     if before == "supported" and first_p > 0.05:
         before = "unresolved"
-    measures = runs.pair.says(LIMITS, adjusted_p)
     accuracy, refinement = costs(runs)
     return lj.Verdict(
         claim="C12",
@@ -266,11 +263,7 @@ def verdict(name: str, runs: Stopped, first_p: float, adjusted_p: tuple[float, f
         scope="seeds × test examples; one data set and split"
         if runs.shared
         else "seeds, each with a teacher and data of its own",
-        note=f"D {runs.pair.untreated.mean('loss_paid').estimate:.3f} → "
-        f"{runs.pair.treated.mean('loss_paid').estimate:.3f} nats ({measures[0]}); P "
-        f"{100 * runs.pair.untreated.share('O/K').estimate:.0f} → {100 * runs.pair.treated.share('O/K').estimate:.0f} "
-        f"%, difference {runs.pair.parted}, both worse (W) {100 * runs.pair.untreated.share('W').estimate:.0f} → "
-        f"{100 * runs.pair.treated.share('W').estimate:.0f} %, difference of P + W {runs.pair.rose} (P {measures[1]}); "
+        note=f"{runs.pair.told(measures)}; "
         f"accuracy forgone: {accuracy}; recalibrated loss forgone (nats): {refinement}; test loss at the lowest "
         f"validation loss minus at the end: {runs.difference('loss', 'end', 'loss')}",
         amended=C12_AMENDED,

@@ -109,18 +109,45 @@ def _available_memory() -> int | None:
     return None
 
 
-def _cgroup_memory() -> int | None:
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
+def _cgroup_memory(membership: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What is left of the tightest limit of this process's control group and of those above it; None without a limit.
+
+    The kernel takes back what it only keeps of files (``inactive_file``) before it refuses memory, so that is not used.
+    """
+    left: list[int] = []
+    for folder, limit_name, used_name, cache_name in _cgroup_folders(membership, mounted):
         try:
-            text = Path(limit).read_text().strip()
-            if text != "max":
-                return int(text) - int(Path(used).read_text())
+            limit, used = ((folder / name).read_text().strip() for name in (limit_name, used_name))
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         except OSError:
+            continue  # the root has no files of a limit
+        if limit != "max":
+            left.append(int(limit) - int(used) + int(facts.get(cache_name, 0)))
+    return min(left, default=None)
+
+
+def _cgroup_folders(membership: Path, mounted: Path) -> Iterator[tuple[Path, str, str, str]]:
+    """Folders that may limit this process, from its own up; with the names of limit, use and cache there.
+
+    Inside a container the path in ``membership`` may be the host's, of which only the mount's top is seen here.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)  # "0::/user.slice" of version 2, "4:memory:/user" of version 1
+        if controllers == "":
+            top, names = mounted, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = mounted / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
             continue
-    return None
+        own = top / path.strip("/")
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(top):
+                yield folder, *names
 
 
 def _set_compilation_cache() -> None:

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from histories import history_of
 
-import lossjax as lj
-from lossjax.analysis.arms import PARTED, Limits, Pair, Stop, arm
+from lossjax.analysis.arms import PARTED, Stop, arm
+from lossjax.analysis.contrasts import Limits, Pair
 from lossjax.analysis.regimes import Flat
 from lossjax.analysis.resampling import two_way_interval
 
@@ -22,21 +23,9 @@ def history(rise, *, dip=0.6, accuracy=ACCURACY, missing=0, seed=0, **hyperparam
     after = np.maximum(PROGRESS - 0.5, 0) * 2
     losses = shape + 0.005 * rng.standard_normal((SEEDS, 1)) * after
     level = np.broadcast_to(accuracy, (SEEDS, EVALS)).astype(float)
-    metrics = {}
-    for split in ("val", "test"):
-        metrics |= {f"{split}_loss": losses, f"{split}_accuracy": level}
-        metrics |= {f"{split}_brier": losses, f"{split}_refinement": losses}
-    status = np.full(SEEDS, -1, np.int32)
-    status[:missing] = 40
-    metrics = {name: np.where((status >= 0)[:, None] & (PROGRESS > 0.3), np.nan, one) for name, one in metrics.items()}
-    return lj.History(
-        metrics=metrics,
-        steps=np.arange(EVALS) * 10,
-        seeds={"data": np.arange(SEEDS, dtype=np.uint32)},
-        hyperparams={name: np.full(SEEDS, value, np.float32) for name, value in hyperparams.items()},
-        nonfinite_step=status,
-        info={"steps_per_epoch": 10, "num_classes": 2},
-    )
+    curves = {"loss": losses, "accuracy": level, "brier": losses, "refinement": losses}
+    both = {f"{split}_{name}": curve for split in ("val", "test") for name, curve in curves.items()}
+    return history_of(both, missing=missing, broke_at=50, **hyperparams)
 
 
 UNTREATED = history(0.3)

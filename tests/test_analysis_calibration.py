@@ -134,6 +134,43 @@ def test_calibration_of_a_calibrated_model_is_rarely_above_zero():
     assert above <= 8
 
 
+def test_bounds_of_calibration_are_those_of_the_gain_in_sample():
+    """By finite differences of the loss in log T: κ = V/H."""
+    logits, labels = drawn(300, 3, 2.5, 6)
+    found, count, step = calibration.decompose(logits, labels), 300, 1e-4
+
+    def losses(log_temperature):
+        return calibration.scores(logits / np.exp(log_temperature), labels).loss
+
+    at = np.log(found.temperature)
+    slopes = (losses(at + step) - losses(at - step)) / (2 * step)
+    curvature = ((losses(at + step) - 2 * losses(at) + losses(at - step)) / step**2).mean() + 1 / count
+    gains, kappa = losses(0.0) - losses(at), np.mean(slopes**2) / curvature
+    variance, optimism, z = gains.var(ddof=1) / count, kappa / (2 * count), 1.959964
+    low = gains.mean() - optimism - z * np.sqrt(variance + 2 * optimism**2)
+    high = gains.mean() + z * np.sqrt(variance) + z**2 * optimism
+    np.testing.assert_allclose([found.calibration.low, found.calibration.high], [low, high], rtol=1e-5)
+
+
+@pytest.mark.parametrize("right", [1.0, 0.0, 0.5])
+def test_calibration_lies_within_its_bounds_where_examples_are_alike(right):
+    """All as right or as wrong, or copies of one of each: what parts the cross-fitted estimate is the penalty alone."""
+    logits, labels = np.tile([4.0, 0.0, -1.0], (40, 1)), np.where(np.arange(40) < 40 * right, 0, 1)
+    found = calibration.decompose(logits, labels).calibration
+    assert found.low <= found.estimate <= found.high
+
+
+def test_small_calibration_losses_are_covered_too():
+    """Where nC is about 2κ, the worst place of the symmetric interval: it covers 88 %."""
+    logits, labels = drawn(400_000, 3, 1.15, 10_000)
+    truth = np.mean(calibration.scores(logits, labels).loss - calibration.scores(logits / 1.15, labels).loss)
+    assert 1 < 300 * truth < 4
+    covered = sum(
+        not calibration.decompose(*drawn(300, 3, 1.15, seed)).calibration.excludes(truth) for seed in range(400)
+    )
+    assert covered / 400 > 0.92
+
+
 def test_calibration_and_refinement_cover_their_population_values():
     """Population values of the temperature family, from 400,000 draws of the same teacher."""
     logits, labels = drawn(400_000, 3, 2.5, 10_000)

@@ -189,7 +189,7 @@ def population(num_members, num_examples, seed, scale=1.0):
     return scale * (truth + 0.5 * rng.normal(size=(num_members, num_examples, 3))), labels
 
 
-@pytest.mark.parametrize("num_members", [5, 20])
+@pytest.mark.parametrize("num_members", [6, 20])  # fewer pairs decide nothing
 def test_populations(num_members):
     a, labels = population(num_members, 200, 1)
     b, _ = population(num_members, 200, 2, scale=3.0)
@@ -203,6 +203,27 @@ def test_populations(num_members):
         np.testing.assert_allclose(sum(found.cell_shares.values()), 1.0)
     assert apart.mcnemar is None
     assert np.isnan(apart.cells["right→right"].low)
+
+
+@pytest.mark.parametrize(
+    ("members", "same_seeds", "smallest_p"),
+    [(5, True, 1 / 16), (6, True, 1 / 32), (2, False, 1 / 3), (4, False, 1 / 35)],
+)
+def test_too_few_seeds_for_any_exact_test_get_no_verdict(members, same_seeds, smallest_p):
+    """Half of the examples become right and all losses double, in every run; but 2 and 2 could be so by their seeds."""
+    rng, half = np.random.default_rng(0), np.arange(400) < 200
+    losses = np.array([1.0, 2.0])[:, None, None] * (1 + 0.01 * rng.random((2, members, 400)))
+    records = [
+        Records(loss, np.tile(hits, (members, 1))) for loss, hits in zip(losses, (half, ~half | half), strict=True)
+    ]
+    found = compare_records(*records, same_seeds=same_seeds)
+    assert found.delta_loss.low > 0.9
+    assert found.delta_accuracy.low > 0.4
+    np.testing.assert_allclose(found.smallest_p, smallest_p)
+    assert 0 < found.detectable_loss < 0.01
+    few = smallest_p > 0.05
+    assert (found.refused is not None) == few
+    assert found.refinement == ("N-u" if few else "O/K+")
 
 
 def test_cells_of_independent_groups_are_the_average_over_all_pairs():

@@ -164,6 +164,9 @@ def test_detectable_effect_is_detected_with_its_power():
     effect = significance.detectable_effect(1.0, 10)
     p_values = stats.ttest_1samp(rng.normal(effect, 1.0, size=(10, 4000)), 0.0).pvalue
     assert abs(np.mean(p_values < 0.05) - 0.8) < 0.04
+    effect = significance.detectable_effect(2.0, 6, 10)
+    groups = (rng.normal(0.0, 2.0, size=(6, 4000)), rng.normal(effect, 2.0, size=(10, 4000)))
+    assert abs(np.mean(stats.ttest_ind(*groups).pvalue < 0.05) - 0.8) < 0.04
 
 
 def test_number_needed_is_the_rule_of_thumb():
@@ -198,6 +201,11 @@ def test_verdicts(low, high, claim, smallest, outcome):
 def test_few_seeds_give_no_verdict():
     assert judge(Interval(1.0, 0.5, 1.5), num_seeds=5) == "unresolved"
     assert judge(Interval(1.0, 0.5, 1.5), num_seeds=6) == "supported"
+    for seeds, enough in (((5,), (6,)), ((3, 3), (4, 4)), ((2, 7), (2, 8))):
+        assert significance.refusal(*enough) is None
+        told = significance.refusal(*seeds)
+        assert f"{significance.smallest_attainable_p(*seeds):.2g}; {'6' if len(seeds) == 1 else '4 and 4'} do" in told
+    assert significance.refusal(3, 3, level=0.9) is None  # p = 0.1, which 1 − 0.9 falls short of by rounding
 
 
 def test_equivalence_without_a_margin_is_refused():

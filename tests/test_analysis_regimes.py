@@ -180,6 +180,10 @@ def test_windows_over_seeds_and_of_observed_curves():
     assert over_seeds.letters[0, 1] == "P"
     assert over_seeds.refinements[1, 2] == "O/K+"
     assert over_seeds.letters[0, 2] == "G"
+    few = regimes.seed_windows(losses[:5], accuracies[:5])  # 5 seeds that all agree: p = 0.06 at best
+    assert (few.refinements[np.triu_indices(3, 1)] == "N-u").all()
+    assert (few.letters[np.tril_indices(3)] == "").all()
+    assert regimes.seed_windows(losses[:6], accuracies[:6]).letters[0, 1] == "P"
     observed = regimes.observed_windows(losses, accuracies)
     assert observed.letters.shape == (10, 3, 3)
     assert (observed.letters == over_seeds.letters).all()

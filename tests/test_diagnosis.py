@@ -256,7 +256,7 @@ def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
     assert found.regime == "K"
     assert found.repairs[0].contrast.low > 0
     before, after, labels = forgotten_class(600)
-    found = lj.diagnose(np.stack([before] * 3), np.stack([0.98 * after, after]), labels)
+    found = lj.diagnose(np.stack([before] * 4), np.stack([0.98 * after, after] * 2), labels)
     assert found.regime == "K"
     assert abs(found.repairs[0].left.estimate) < 0.02
     monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 100})
@@ -320,6 +320,16 @@ def test_seeds_of_a_run():
     assert found.scope == "seeds×examples"
     assert found.settling.num_seeds == 3
     assert found.settling.smallest_p == 0.25
+    # 3 seeds, however much they agree, are told to be too few, and nothing is kept, repaired or advised on them
+    assert found.regime_detail == "N-u"
+    assert "undecided: 3 pairs of seeds decide nothing at 95 %" in found.verdict
+    assert "train more seeds" in found.recommendation
+    assert found.regime_name == "undecided: whether the loss and accuracy moved cannot be told"
+    assert not any(choice.resolved for choice in found.choices)
+    assert [step.action for step in found.next_steps if step.action.startswith(("Stop", "Train"))] == [
+        "Train with more seeds."
+    ]
+    assert any("It cannot be ruled out: 3 pairs" in line for line in found.evidence)
     assert found.before.name == "checkpoint 1"
     assert found.examples[0].predicted_after is None
     assert found.delta_loss.low > 0
@@ -346,8 +356,8 @@ def test_seeds_of_two_recipes():
     found = lj.diagnose(a, b, labels)
     assert found.scope == "seeds×examples"
     assert found.delta_loss.low > 0
-    assert found.regime in ("O", "N")
-    assert to_text(found)
+    assert found.regime_detail == "N-u"
+    assert "4 and 3 seeds decide nothing at 95 %: the least p of an exact test over them is 0.057" in to_text(found)
 
 
 # The answer as data ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ WITHOUT_JAX = (
     "lossjax.analysis.calibration",
     "lossjax.analysis.calibration_error",
     "lossjax.analysis.comparison",
+    "lossjax.analysis.contrasts",
+    "lossjax.analysis.doses",
     "lossjax.analysis.findings",
     "lossjax.analysis.interval",
     "lossjax.analysis.inversions",

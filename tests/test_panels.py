@@ -39,13 +39,21 @@ def test_a_row_without_a_target_has_no_band():
 def test_contributions_are_stacked_by_sign():
     x = np.arange(3.0)
     contributions = dict(zip(CELLS, np.array([[-1.0] * 3, [0.5] * 3, [-2.0] * 3, [0.25] * 3]), strict=True))
-    figure = panels.cells_by_phase([panels.Phases("LSTM", x, x + 1, contributions, x / 10, x / 10 - 0.1, x / 10 + 0.1)])
+    figure = panels.cells_by_phase(
+        [
+            panels.Phases(
+                "LSTM", x, x + 1, contributions, np.full(3, -2.5), np.full(3, -2.0), x / 10, x / 10 - 0.1, x / 10 + 0.1
+            )
+        ]
+    )
     top, bottom = figure.axes
     lowest = min(bar.get_y() + min(bar.get_height(), 0) for bar in top.patches)
     highest = max(bar.get_y() + max(bar.get_height(), 0) for bar in top.patches)
     assert (lowest, highest) == (-3.0, 0.75)
     (dots,) = [line for line in top.get_lines() if line.get_marker() == "o"]
     np.testing.assert_allclose(dots.get_ydata(), -2.25)
+    (bounds,) = top.collections  # of the sum
+    np.testing.assert_allclose([segment[:, 1] for segment in bounds.get_segments()], [[-2.5, -2.0]] * 3)
     np.testing.assert_allclose([bar.get_height() for bar in bottom.patches], x / 10)
 
 

@@ -14,10 +14,10 @@ from lossjax.hyperparams import Hyperparams, grid
 from lossjax.keys import crossed, redrawn, streams_from_seeds, tied
 from lossjax.models import LSTM, Conv, Dense, Transformer
 from lossjax.tasks import RandomLabels, Split, Splits
-from lossjax.training import memory, population, train
+from lossjax.training import memory, population, program, train
 from lossjax.training.config import Measure, TrainConfig
 from lossjax.training.population import Members, compile_cell, flatten, train_members
-from lossjax.training.program import Program
+from lossjax.training.program import Program, compile_program
 from lossjax.training.train import Cell
 
 # ten examples in batches of four: nine steps, every third on two examples only
@@ -83,6 +83,18 @@ def test_two_devices_change_no_byte_of_what_is_scaled_by_a_hyperparameter():
     cell = dataclasses.replace(DENSE, model=Dense(width=17))
     members = flatten(grid(learning_rate=1e-2, dropout=[0.1, 0.3], clip_norm=[0.05, 0.2]), tied(4))
     assert_bytes_equal(records(cell, members, 8, num_devices=2), records(cell, members, 8))
+
+
+@pytest.mark.parametrize("cell", [CELL, DENSE], ids=["uniform parameters", "truncated normal parameters"])
+def test_what_is_drawn_does_not_depend_on_how_thoroughly_its_program_is_compiled(cell, monkeypatch):
+    arguments = (cell, tuple(MEMBERS.hyperparams), 2, tuple(jax.devices()[:1]))
+    seeds, hparams = MEMBERS.seeds[:2], Hyperparams(learning_rate=MEMBERS.hyperparams["learning_rate"][:2])
+    quickly = compile_program(*arguments).start(seeds, hparams, None)
+    monkeypatch.setattr(program, "QUICKLY_COMPILED", {})
+    thoroughly = compile_program.__wrapped__(*arguments).start(seeds, hparams, None)
+    assert jax.tree.all(
+        jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), *map(jax.device_get, (quickly, thoroughly)))
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 from test_analysis_arms import ACCURACY, SEEDS, UNTREATED, arm_of, history, with_examples
 
-from lossjax.analysis.arms import Pair, Stop
+from lossjax.analysis.arms import Stop
+from lossjax.analysis.contrasts import Contrast, Pair, judged
+from lossjax.analysis.doses import tuned, validation_cost
 from lossjax.history import concatenate
 from lossjax.reports.report import read_findings, write_findings
 from lossjax.sweeps.experiment import load_experiment
 
 EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "remedies.py")
 remedies = sys.modules[EXPERIMENT.sweep.__module__]
-TEACHER = remedies.PLACES[0]
 
 
 def row(treated, untreated=UNTREATED, *, claim="C11"):
     pair = Pair(*(arm_of(one) for one in (treated, untreated)))
-    return remedies.Row(claim, TEACHER, "dropout", "rule", "told", pair, pair)
+    names = {"statement": "…", "where": "teacher: dropout", "told": "told", "rule": "rule", "scope": "seeds"}
+    return Contrast(claim, **names, pair=pair, as_written=pair, amended=remedies.AMENDED, either=claim == "C13")
 
 
 def best(row):
@@ -28,7 +30,7 @@ def best(row):
 
 
 def verdict(*args, **changes):
-    (found,) = remedies.judged([row(*args, **changes)])
+    (found,) = judged([row(*args, **changes)], remedies.LIMITS)
     return found
 
 
@@ -73,7 +75,7 @@ def test_runs_that_broke_count():
     assert best(row(history(0.0, seed=1, missing=2))) == "non-inferior"
     broken = row(history(0.0, seed=1, missing=4))
     assert best(broken) == "inferior"
-    assert remedies.cost(broken.pair.treated) == np.inf
+    assert validation_cost(broken.pair.treated, 0.05) == np.inf
     assert broken.pair.treated.share_nonfinite.estimate == broken.pair.treated.share("nonfinite").estimate == 0.1
     assert len(broken.pair.difference("loss_paid")) == SEEDS - 4
     both = arm_of(history(0.3, missing=10))
@@ -92,7 +94,7 @@ def test_either_direction_counts_for_the_learning_rate_and_the_better_one_must_n
 
 def test_holm_takes_all_measures_of_a_claim():
     rows = [row(history(0.0, seed=1)), row(history(0.3, seed=1))]
-    assert [one.outcome for one in remedies.judged(rows)] == ["supported", "refuted"]
+    assert [one.outcome for one in judged(rows, remedies.LIMITS)] == ["supported", "refuted"]
     pair = rows[0].pair
     assert pair.says(remedies.LIMITS, (0.04, 0.06)) == ("supported", "unresolved")
 
@@ -102,12 +104,12 @@ def test_the_outcome_by_the_rule_as_written_is_kept():
     assert (found.outcome, found.as_written) == ("supported", "supported")
     assert "W" in found.amended
     stopped = Pair(arm_of(UNTREATED, stop=Stop("loss", "lowest", 2)), arm_of(UNTREATED))
-    assert "not defined" in remedies.onsets_told(stopped)
+    assert "not defined" in stopped.onsets_told()
 
 
 def test_doses_are_tuned_on_validation_and_broken_ones_left_out():
     doses = {0.1: history(0.3, dip=0.6), 0.2: history(0.3, dip=0.5), 0.5: history(0.3, dip=0.4, missing=10)}
-    assert remedies.tuned({dose: arm_of(one) for dose, one in doses.items()}) == 0.2
+    assert tuned({dose: arm_of(one) for dose, one in doses.items()}, 0.05) == 0.2
 
 
 def test_rates_as_good_are_told_on_validation():

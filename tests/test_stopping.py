@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from histories import history_of
 
 import lossjax as lj
 from lossjax.history import concatenate
@@ -36,17 +37,7 @@ def history(loss=LOSS, refinement=REFINEMENT, accuracy=ACCURACY, missing=0, **hy
         for name, curve in (("loss", loss), ("refinement", refinement), ("brier", BRIER), ("accuracy", accuracy)):
             level = 0.001 * rng.standard_normal((SEEDS, 1))
             metrics[f"{split}_{name}"] = np.broadcast_to(curve, (SEEDS, EVALS)) + level
-    status = np.full(SEEDS, -1, np.int32)
-    status[:missing] = 130
-    metrics = {name: np.where((status >= 0)[:, None] & (PROGRESS > 0.62), np.nan, one) for name, one in metrics.items()}
-    return lj.History(
-        metrics=metrics,
-        steps=np.arange(EVALS) * 10,
-        seeds={"data": np.arange(SEEDS, dtype=np.uint32)},
-        hyperparams={name: np.full(SEEDS, value, np.float32) for name, value in hyperparams.items()},
-        nonfinite_step=status,
-        info={"steps_per_epoch": 10, "num_classes": 2},
-    )
+    return history_of(metrics, missing=missing, broke_at=130, **hyperparams)
 
 
 def with_examples(made):

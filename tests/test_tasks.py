@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import scipy.special
 
-from lossjax.tasks import teacher
+from lossjax.tasks import priors, teacher
 from lossjax.tasks.arrays import Arrays
+from lossjax.tasks.bayes import at_bayes_accuracy, bayes_risk
 from lossjax.tasks.dataset import Examples, hold_out, standardise
 from lossjax.tasks.digits import Digits
 from lossjax.tasks.next_word import NextWord
 from lossjax.tasks.places import PlaceNames
 from lossjax.tasks.random_labels import RandomLabels
-from lossjax.tasks.teacher import Teacher, at_bayes_accuracy, bayes_risk
+from lossjax.tasks.teacher import Teacher
 from lossjax.tasks.ucr import ItalyPowerDemand, JapaneseVowels
 
 # few teachers, each in several tests, because compiling one takes a second or two
@@ -220,7 +221,7 @@ def test_random_labels_are_the_distributions_they_state():
 def test_posterior_agrees_with_torch(task):
     """The weights in a PyTorch network: float64, its own LSTM."""
     torch = pytest.importorskip("torch")
-    weights = jax.tree.map(lambda w: torch.tensor(np.asarray(w), dtype=torch.float64), teacher._weights(task, None))
+    weights = jax.tree.map(lambda w: torch.tensor(np.asarray(w), dtype=torch.float64), teacher.weights_of(task, None))
     num_features = task.num_features + task.num_irrelevant
     inputs = torch.randn(11, task.seq_len, num_features, generator=torch.Generator().manual_seed(0))
     relevant = inputs[..., :5].double() / task.input_scale
@@ -242,9 +243,9 @@ def test_posterior_agrees_with_torch(task):
 
 @pytest.mark.parametrize("task", [LSTM, dataclasses.replace(DENSE, temperature=0.1)])
 def test_scores_are_standardised_and_frequencies_are_the_prior(task):
-    weights = teacher._weights(task, None)
+    weights = teacher.weights_of(task, None)
     inputs = jax.random.normal(key_of(5), (20_000, task.seq_len, 5))
-    scores = teacher._hidden(task, weights.to_hidden, inputs) @ weights.to_scores + weights.score_bias
+    scores = teacher.hidden_layer(task, weights.to_hidden, inputs) @ weights.to_scores + weights.score_bias
     np.testing.assert_allclose(scores.mean(axis=0), 0, atol=0.05)
     np.testing.assert_allclose(scores.std(axis=0), 1, atol=0.03)
     risk = bayes_risk(task, 20_000)
@@ -315,8 +316,8 @@ def test_many_classes():
 
 
 def test_references_grow_with_the_classes_and_are_as_ever_for_few():
-    assert [teacher.num_references(num_classes) for num_classes in (2, 100, 204)] == [8192] * 3
-    assert [teacher.num_references(num_classes) for num_classes in (205, 409, 3000)] == [2**14, 2**14, 2**17]
+    assert [priors.num_references(num_classes) for num_classes in (2, 100, 204)] == [8192] * 3
+    assert [priors.num_references(num_classes) for num_classes in (205, 409, 3000)] == [2**14, 2**14, 2**17]
 
 
 def test_biases_found_in_blocks_meet_the_prior():
@@ -329,7 +330,7 @@ def test_biases_found_in_blocks_meet_the_prior():
         posterior = scipy.special.softmax(hidden @ to_logits + np.asarray(bias, np.float64), axis=1)
         return np.abs(posterior.mean(axis=0) - prior).sum() / 2
 
-    found = teacher._matching_bias_in_blocks(jnp.float32(hidden), jnp.float32(to_logits), prior)
+    found = priors.matching_bias_in_blocks(jnp.float32(hidden), jnp.float32(to_logits), prior)
     assert off(np.log(prior)) > 0.1
     assert off(found) < 0.0101
 

@@ -12,8 +12,8 @@ from simulated.targets import (
     CALIBRATION,
     LARGE_CALIBRATION,
     MEANS_OF_EXAMPLES,
-    NOT_JUDGED,
     SHARES,
+    SMALL_CALIBRATION,
     Row,
     covers,
 )
@@ -60,7 +60,7 @@ class OneModel:
         true = truth(self.posterior, self.model)
         large = self.examples * (true.loss - true.refinement) >= LARGE_CALIBRATION
         name = "nC ≥ 100" if large else "nC < 100"
-        return rows | {"calibration": Row(f"calibration C, {name}", CALIBRATION if large else NOT_JUDGED)}
+        return rows | {"calibration": Row(f"calibration C, {name}", CALIBRATION if large else SMALL_CALIBRATION)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Settings:
     members: int = 512  # of the populations that are mapped whole
     torch_members: int = 128  # of torch.func's, whose cost is mostly Python's
     scale_members: tuple[int, ...] = (64, 512, 4096, 16_384)
-    scale_steps: int = 14
+    scale_steps: int = 42
     scales: Mapping[str, tuple[int, ...]] = dataclasses.field(
         default_factory=lambda: {
             "width": (16, 32, 64, 128),

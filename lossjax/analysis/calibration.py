@@ -76,7 +76,8 @@ class Decomposition:
         loss: mean cross-entropy.
         refinement: mean loss at temperatures fitted on the other folds.
         calibration: estimate = loss − refinement, so the three add up. Its bounds belong to the in-sample difference
-            less its optimism κ/2n, with variance s²/n + κ²/2n²; they may lie below 0 and are never cut.
+            (see ``calibration_interval``); they may lie below 0 and are never cut. Where examples are nearly all alike,
+            the penalty parts the two; the bounds then reach to the estimate.
         temperature: fitted on all examples.
         fold_temperatures: [fold] fitted on all but that fold.
         at_edge: whether any of these sits on the edge of the bracket.
@@ -319,14 +320,26 @@ def _in_blocks(function: Callable[[slice], tuple[np.ndarray, ...]], shape: tuple
 def calibration_interval(
     losses: Float[np.ndarray, " example"], fit: TemperatureFit, *, level: float = 0.95
 ) -> Interval:
-    """``Decomposition.calibration`` from losses and temperatures that are known already."""
+    """``Decomposition.calibration`` from losses and temperatures that are known already.
+
+    With g the mean gain in sample, s²/n its variance and κ/2n its optimism, the lower bound is that of the symmetric
+    interval, g − κ/2n − z √(s²/n + κ²/2n²). To the symmetric upper bound small calibration losses are too often beyond
+    (of 95 % intervals 88 % cover where nC is about 2κ). There g is the square of a normal variable whose mean is the
+    root of C, up to a factor: the upper bound is therefore that of the root, squared, g + z s/√n + z² κ/2n.
+
+    The penalty holds the temperatures of the other folds, which have fewer examples, nearer to 1 than that of all, by
+    which the cross-fitted estimate is lower. This is no sampling error: the bounds are widened to the estimate where it
+    lies beyond them, so they cover as often or more often.
+    """
     count = len(losses)
     estimate = float(losses.mean() - fit.refined.mean())
     gains = losses - fit.in_sample
-    optimism = fit.score_variance / fit.curvature  # κ
-    centre = gains.mean() - optimism / (2 * count)
-    reach = stats.norm.ppf((1 + level) / 2) * math.sqrt(gains.var(ddof=1) / count + optimism**2 / (2 * count**2))
-    return Interval(estimate, float(centre - reach), float(centre + reach), level)
+    gain, variance = float(gains.mean()), float(gains.var(ddof=1)) / count
+    optimism = fit.score_variance / fit.curvature / (2 * count)  # κ/2n
+    z = float(stats.norm.ppf((1 + level) / 2))
+    low = gain - optimism - z * math.sqrt(variance + 2 * optimism**2)
+    high = gain + z * math.sqrt(variance) + z**2 * optimism
+    return Interval(estimate, min(low, estimate), max(high, estimate), level)
 
 
 def checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

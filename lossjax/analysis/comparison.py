@@ -22,9 +22,15 @@ from lossjax.analysis.proportions import (
     unseen_bounds,
     wilson,
 )
-from lossjax.analysis.regimes import FLAT, Flat, flat_level, movement, regimes
+from lossjax.analysis.regimes import FLAT, UNDECIDED, Flat, flat_level, movement, regimes
 from lossjax.analysis.resampling import Means, mean_distribution, two_way_distribution
-from lossjax.analysis.significance import number_needed, smallest_flat_delta
+from lossjax.analysis.significance import (
+    detectable_effect,
+    number_needed,
+    refusal,
+    smallest_attainable_p,
+    smallest_flat_delta,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,10 @@ class Comparison:
             Where ΔL is barely resolved its bounds cover too seldom, for only the larger ΔL are seen (81 % at n = 200).
         by_group: group → its examples' contribution to ΔL.
         mcnemar: exact p that accuracy is unchanged; None for populations and clusters, where it does not hold.
+        refused: why there is no verdict whatever the intervals: too few seeds for any test (``significance.refusal``).
+            ΔL and ΔA are then both undecided. None for single models, and where there are seeds enough.
+        smallest_p, detectable_loss: the least p that an exact test over these seeds can reach, and the difference in
+            loss that they show with 80 % power, on these examples; None for single models.
         regime: the letter of the table in ``regimes``; refinement: the letter with what follows it, P-c where mostly
             calibration falls and P-r where mostly refinement does.
         kind_resolved: whether ``contrast`` is resolved from 0, for O and K only: an unresolved kind is divergence all
@@ -77,6 +87,9 @@ class Comparison:
     needed_accuracy: float
     influence: Influence
     scope: str
+    refused: str | None
+    smallest_p: float | None
+    detectable_loss: float | None
 
 
 class Records(NamedTuple):
@@ -167,8 +180,9 @@ def compare_records(
 ) -> Comparison:
     """``compare`` from stored per-example losses and correctness, where logits were not kept.
 
-    Without refined losses O and K are not told apart and the letter is ``"O/K"``. ``tail`` marks the examples of
-    classes below the median training count (``tail_examples``).
+    Without refined losses O and K are not told apart and the letter is ``"O/K"``. Populations of too few seeds for any
+    exact test at ``level``, below 6 pairs or two groups of 4 at 95 %, get no verdict (``Comparison.refused``). ``tail``
+    marks the examples of classes below the median training count (``tail_examples``).
     """
     side_a, side_b = _as_members(a), _as_members(b)
     single = np.ndim(a.loss) == 1
@@ -196,10 +210,12 @@ def compare_records(
     if single and clusters is None:
         mcnemar = mcnemar_p(int((hit_change > 0).sum()), int((hit_change < 0).sum()))
 
+    seeds = None if single else _num_seeds(side_a, side_b, same_seeds)
+    refused = None if seeds is None else refusal(*seeds, level=level)
     contrast = wide.get("contrast")
     judged = regimes(
-        movement(narrow["loss"], wide["loss"], flat.loss),
-        movement(narrow["accuracy"], wide["accuracy"], flat.accuracy),
+        UNDECIDED if refused else movement(narrow["loss"], wide["loss"], flat.loss),
+        UNDECIDED if refused else movement(narrow["accuracy"], wide["accuracy"], flat.accuracy),
         contrast=None if contrast is None else np.asarray(contrast.estimate),
         ordered=ordered,
     )
@@ -219,7 +235,9 @@ def compare_records(
         contrast=contrast,
         cells={cell: wide[cell] for cell in CELLS} if paired else _cells_of_all_pairs(side_a, side_b, level),
         cell_shares=_cell_shares(side_a, side_b, paired),
-        scale_share=None if scale_share is None else _ratio(scale_share, wide["scale_share"], wide["loss"]),
+        scale_share=(
+            None if scale_share is None or refused else _ratio(scale_share, wide["scale_share"], wide["loss"])
+        ),
         by_group={} if groups is None else {group.item(): wide[f"group {group}"] for group in np.unique(groups)},
         mcnemar=mcnemar,
         regime=letter,
@@ -233,6 +251,9 @@ def compare_records(
         needed_accuracy=number_needed(float(np.mean(hit_change**2)), flat.accuracy, level=level),
         influence=influence(change),
         scope="examples; seed variance unobserved" if single else "seeds×examples",
+        refused=refused,
+        smallest_p=None if seeds is None else smallest_attainable_p(*seeds),
+        detectable_loss=None if seeds is None else _detectable_loss(side_a, side_b, seeds, level),
     )
 
 
@@ -285,6 +306,20 @@ def _scale_share(a: Records, b: Records) -> float | None:
     if a.refined is None or b.refined is None or change == 0:
         return None
     return float(1 - (b.refined.mean() - a.refined.mean()) / change)
+
+
+def _num_seeds(a: Records, b: Records, same_seeds: bool) -> tuple[int, int | None]:
+    return len(a.loss), None if same_seeds else len(b.loss)
+
+
+def _detectable_loss(a: Records, b: Records, seeds: tuple[int, int | None], level: float) -> float:
+    by_seed = [side.loss.mean(axis=1) for side in (a, b)]
+    if seeds[1] is None:
+        spread = np.std(by_seed[1] - by_seed[0], ddof=1)
+    else:  # pooled
+        squares = [((losses - losses.mean()) ** 2).sum() for losses in by_seed]
+        spread = np.sqrt(sum(squares) / (seeds[0] + seeds[1] - 2))
+    return detectable_effect(float(spread), *seeds, level=level)
 
 
 def _intervals(

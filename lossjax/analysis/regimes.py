@@ -27,8 +27,10 @@ from scipy import stats
 
 from lossjax.analysis.interval import Interval, Intervals
 from lossjax.analysis.proportions import bonett_price_bounds, differs_from
+from lossjax.analysis.significance import refusal
 
 Letter = Literal["S", "P", "G", "W", "O", "K", "N", "O/K"]
+UNDECIDED = np.asarray("?")  # how a loss or an accuracy moved where there is no telling
 UNTOLD = "O/K"  # loss worse, accuracy not, and no refinement measured that would tell O from K
 DIVERGENCE = ("P", "O", "K", "S", UNTOLD)
 
@@ -217,7 +219,8 @@ def seed_windows(
 ) -> Windows:
     """The regime of every window of the seed-mean curves, over seeds (these examples): paired t over members.
 
-    A mean is at the ceiling where every member is. Chance is not judged here, for the examples are held fixed.
+    Fewer members than an exact test needs at ``level`` (6 at 95 %) decide nothing: every window is then "N-u". A mean
+    is at the ceiling where every member is. Chance is not judged here, for the examples are held fixed.
     """
     losses, accuracies = np.asarray(losses), np.asarray(accuracies)
     ceiling = (accuracies == 1.0).all(axis=0)
@@ -228,6 +231,7 @@ def seed_windows(
         np.zeros_like(ceiling),
         None,
         flat,
+        refused=refusal(len(losses), level=level) is not None,
     )
 
 
@@ -315,8 +319,12 @@ def _windows(
     guessing: np.ndarray,
     contrast: np.ndarray | None,
     flat: Flat,
+    *,
+    refused: bool = False,
 ) -> Windows:
     loss_moves, accuracy_moves = movement(*loss, flat.loss), movement(*accuracy, flat.accuracy)
+    if refused:
+        loss_moves = accuracy_moves = np.broadcast_to(UNDECIDED, loss_moves.shape)
     found = regimes(loss_moves, accuracy_moves, contrast=contrast)
     # i < j, and both measured
     ahead = np.triu(np.isfinite(loss[0].estimate) & np.isfinite(accuracy[0].estimate), k=1)

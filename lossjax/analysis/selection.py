@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy import special, stats
 
 from lossjax.analysis.calibration import assign_folds, checked, refined_losses, scores
@@ -238,12 +238,8 @@ def _over_searches_and_examples(
     columns = values.reshape(*values.shape[:2], -1)
     finite = np.isfinite(columns).all(axis=1)  # [search, column]
     estimate, low, high = np.full((3, columns.shape[2]), np.nan)
-    patterns, which = np.unique(finite, axis=1, return_inverse=True)
-    for pattern in range(patterns.shape[1]):
-        rows, members = patterns[:, pattern], np.flatnonzero(which.reshape(-1) == pattern)
+    for rows, members in _finite_together(finite):
         _, index, counts = np.unique(units[rows], return_inverse=True, return_counts=True)
-        if len(counts) == 0:
-            continue
         means = np.zeros((len(counts), columns.shape[1], len(members)))
         np.add.at(means, index, columns[rows][:, :, members])
         means /= counts[:, None, None]
@@ -266,9 +262,7 @@ def _over_searches(
     columns = values.reshape(len(values), -1)
     finite = np.isfinite(columns)
     estimate, low, high = np.full((3, columns.shape[1]), np.nan)
-    patterns, which = np.unique(finite, axis=1, return_inverse=True)
-    for pattern in range(patterns.shape[1]):
-        rows, members = patterns[:, pattern], which.reshape(-1) == pattern
+    for rows, members in _finite_together(finite):
         if len(np.unique(units[rows])) >= 2:
             found = mean_intervals(
                 columns[np.ix_(rows, members)],
@@ -277,9 +271,23 @@ def _over_searches(
                 seed=seed,
             )
             estimate[members], low[members], high[members] = found.estimate, found.low, found.high
-        elif rows.any():
+        else:
             estimate[members] = columns[np.ix_(rows, members)].mean(axis=0)
     return Intervals(estimate.reshape(shape), low.reshape(shape), high.reshape(shape), level)
+
+
+def _finite_together(
+    finite: Bool[np.ndarray, "search column"],
+) -> Iterator[tuple[Int[np.ndarray, " row"], Int[np.ndarray, " member"]]]:
+    """The columns, those that are finite in the same searches together: these searches, and these columns.
+
+    Columns without a finite search are left out.
+    """
+    patterns, which = np.unique(finite, axis=1, return_inverse=True)
+    for pattern in range(patterns.shape[1]):
+        rows = np.flatnonzero(patterns[:, pattern])
+        if len(rows):
+            yield rows, np.flatnonzero(which.reshape(-1) == pattern)
 
 
 def _antisymmetric(above: Sequence[Intervals], shape: tuple[int, ...], axis: int, level: float) -> Intervals:

@@ -1,5 +1,6 @@
 """What a design can show at all, and p-values of several contrasts of one claim."""
 
+import itertools
 import math
 from typing import Literal
 
@@ -53,12 +54,44 @@ def smallest_attainable_p(num_seeds: int, num_seeds_b: int | None = None) -> flo
     return min(1.0, 2 / arrangements)
 
 
-def detectable_effect(standard_deviation: float, num_seeds: int, *, level: float = 0.95, power: float = 0.8) -> float:
-    """The mean difference that pairs with this spread show at ``level`` with ``power``: (t₁₋α⸝₂ + t_power)·s/√n."""
-    if num_seeds < 2:
-        raise ValueError(f"num_seeds={num_seeds} has no spread to judge by; two or more are needed")
-    quantiles = stats.t.ppf([(1 + level) / 2, power], num_seeds - 1)
-    return float(quantiles.sum() * standard_deviation / math.sqrt(num_seeds))
+def refusal(num_seeds: int, num_seeds_b: int | None = None, *, level: float = 0.95) -> str | None:
+    """Why this many pairs of seeds, or two groups of them, get no verdict at ``level``: not even seeds that all agree
+    would give an exact test a p of 1 − level. None where they would. Takes what ``smallest_attainable_p`` takes."""
+    if _decides(num_seeds, num_seeds_b, level):
+        return None
+    if num_seeds_b is None:
+        seeds = f"{num_seeds} pair{'s' * (num_seeds != 1)} of seeds"
+        enough = f"{next(n for n in itertools.count(1) if _decides(n, None, level))} do"
+    else:
+        seeds = f"{num_seeds} and {num_seeds_b} seeds"
+        enough = "{0} and {0} do".format(next(n for n in itertools.count(1) if _decides(n, n, level)))
+    return (
+        f"{seeds} decide nothing at {100 * level:g} %: the least p of an exact test over them is "
+        f"{smallest_attainable_p(num_seeds, num_seeds_b):.2g}; {enough}"
+    )
+
+
+def _decides(num_seeds: int, num_seeds_b: int | None, level: float) -> bool:
+    return smallest_attainable_p(num_seeds, num_seeds_b) <= (1 - level) * (1 + 1e-9)  # 1 − 0.9 is less than 0.1
+
+
+def detectable_effect(
+    standard_deviation: float,
+    num_seeds: int,
+    num_seeds_b: int | None = None,
+    *,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> float:
+    """The mean difference that pairs with this spread show at ``level`` with ``power``: (t₁₋α⸝₂ + t_power)·s/√n.
+
+    With two numbers of seeds, the groups being independent, s is the spread within either and 1/n the sum of both.
+    """
+    counts = [num_seeds] if num_seeds_b is None else [num_seeds, num_seeds_b]
+    if min(counts) < 2:
+        raise ValueError(f"{min(counts)} seed has no spread to judge by; two or more are needed")
+    quantiles = stats.t.ppf([(1 + level) / 2, power], sum(counts) - len(counts))
+    return float(quantiles.sum() * standard_deviation * math.sqrt(sum(1 / count for count in counts)))
 
 
 def number_needed(variance: float, delta: float, *, level: float = 0.95, power: float = 0.8) -> float:

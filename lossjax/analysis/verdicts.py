@@ -4,7 +4,7 @@ import math
 from typing import Literal, get_args
 
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.significance import smallest_attainable_p
+from lossjax.analysis.significance import refusal
 
 Claim = Literal["greater", "less", "equivalent", "different"]
 
@@ -40,7 +40,7 @@ def judge(
         raise ValueError(f"claim={claim!r} needs the smallest effect of interest; pass smallest > 0")
     if math.isnan(interval.low) or math.isnan(interval.high):
         return "unresolved"
-    if num_seeds is not None and smallest_attainable_p(num_seeds) > 1 - interval.level:
+    if num_seeds is not None and refusal(num_seeds, level=interval.level) is not None:
         return "unresolved"
 
     above, below = threshold + margin, threshold - margin

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from lossjax.diagnosis.answer import Choice, NextStep
-from lossjax.diagnosis.phrases import listed, minus, nats, one, percent, points, rounded, sentences
+from lossjax.diagnosis.phrases import capital, listed, minus, nats, one, percent, points, rounded, sentences
 from lossjax.diagnosis.story import Story, repaired_by, rose, tried, undecided
 
 
 def recommendation(story: Story) -> str:
     """Which to keep, by goal."""
+    if story.comparison.refused is not None:
+        return (
+            f"Nothing here speaks for one {'checkpoint' if story.is_run else 'model'} over another: train more seeds."
+        )
     by_goal = {choice.goal: choice for choice in story.choices}
     plain, scaled, accuracy = by_goal["probabilities"], by_goal["recalibrated"], by_goal["accuracy"]
     if story.is_run:
@@ -79,7 +83,9 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
                 f"The loss fell by {nats(minus(story.loss))} while accuracy fell by {points(minus(story.accuracy))}.",
             )
         )
-    if found.refinement == "N-u":
+    if found.refused is not None:
+        steps.append(NextStep("Train with more seeds.", f"{capital(found.refused)}."))
+    elif found.refinement == "N-u":
         steps.append(_measure_more(story))
     if story.settling.num_seeds is None:
         steps.append(
@@ -178,7 +184,7 @@ def _group_steps(story: Story) -> list[NextStep]:
         )
     worst = max(story.groups, key=lambda group: group.delta_loss.estimate, default=None)
     # more than its share of the examples, by more than the interval
-    if worst is not None and story.loss.low > 0 and worst.delta_loss.low > worst.share * story.loss.estimate:
+    if worst is not None and rose(story) and worst.delta_loss.low > worst.share * story.loss.estimate:
         classes, them = ("class", "it") if worst.num_classes == 1 else (f"{worst.num_classes} classes", "them")
         steps.append(
             NextStep(

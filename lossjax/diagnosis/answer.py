@@ -104,8 +104,8 @@ class Settling:
     """Whether the size of the evaluation set, or the seed, could explain the difference.
 
     ``needed_*`` examples would show an unchanged pair flat at ±δ; ``flat_*`` is the least δ at which this pair is flat;
-    ``detectable_loss`` is the difference in loss that this many units, examples or seeds, show with 80 % power. None
-    where the design does not give it.
+    ``detectable_loss`` is the difference in loss that this many units, examples or seeds, show with 80 % power.
+    ``refused`` says why so few seeds get no verdict, whatever the intervals. None where the design does not give it.
     """
 
     num_examples: int
@@ -117,6 +117,7 @@ class Settling:
     flat_accuracy: float | None
     detectable_loss: float | None
     smallest_p: float | None  # that an exact test over these seeds can reach
+    refused: str | None
 
 
 @dataclasses.dataclass(frozen=True)

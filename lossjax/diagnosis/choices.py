@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -40,9 +41,18 @@ SELECTORS: Final[Mapping[Goal, str]] = {
 
 
 def choose(
-    subject: Subject, measured: Sequence[Measured], fold: np.ndarray, last: int, settings: Settings
+    subject: Subject,
+    measured: Sequence[Measured],
+    fold: np.ndarray,
+    last: int,
+    settings: Settings,
+    *,
+    judged: bool = True,
 ) -> tuple[Choice, ...]:
-    """Each goal has a score of which less is better, a checkpoint: [seed, example]."""
+    """Each goal has a score of which less is better, a checkpoint: [seed, example].
+
+    Without ``judged``, of seeds too few for a verdict, every checkpoint counts as good as the best.
+    """
     counts = np.bincount(subject.labels)
     # each class that occurs counts the same
     weight = len(subject.labels) / (counts[subject.labels] * np.count_nonzero(counts))
@@ -53,8 +63,10 @@ def choose(
         "balanced": [(1.0 - one.correct) * weight for one in measured],
     }
     if subject.is_run:
-        return _choices_in_run(subject, losses, fold, last, settings)
-    return _choices_of_two(subject, losses, settings)
+        choices = _choices_in_run(subject, losses, fold, last, settings)
+    else:
+        choices = _choices_of_two(subject, losses, settings)
+    return choices if judged else tuple(dataclasses.replace(one, as_good=tuple(subject.names)) for one in choices)
 
 
 def _choices_of_two(

@@ -12,7 +12,7 @@ from lossjax.analysis.calibration import scores
 from lossjax.analysis.calibration_error import confidence_error, reliability
 from lossjax.analysis.comparison import Comparison, Records, accuracy_interval, compare_records
 from lossjax.analysis.regimes import FLAT, Flat
-from lossjax.analysis.significance import detectable_effect, smallest_attainable_p
+from lossjax.analysis.significance import detectable_effect
 from lossjax.diagnosis import advice, wording
 from lossjax.diagnosis.answer import SCHEMA, Bin, CellChange, Choice, Diagnosis, Model, Point, Settling, Timing
 from lossjax.diagnosis.carried import (
@@ -65,7 +65,7 @@ def examine(
     models = _models(subject, measured, window, settings)
     scope = comparison.scope + ("; clusters resampled whole" if subject.clusters is not None else "")
     groups = groups_carrying(subject, pair, comparison, settings)
-    choices = choose(subject, measured, fold, window.last, settings)
+    choices = choose(subject, measured, fold, window.last, settings, judged=comparison.refused is None)
     timing = _timing(subject, choices) if subject.is_run else None
     settling = _settling(subject, comparison, pair, level)
     repairs = try_repairs(subject, pair, window, fold, settings) if comparison.regime == "K" else ()
@@ -210,15 +210,9 @@ def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:
 def _settling(subject: Subject, comparison: Comparison, pair: tuple[Records, Records], level: float) -> Settling:
     change = over_seeds(pair[1].loss) - over_seeds(pair[0].loss)
     independent = subject.clusters is None
-    if subject.num_seeds is None:
-        detectable = detectable_effect(float(change.std(ddof=1)), len(change), level=level) if independent else None
-        attainable = None
-    elif subject.same_seeds:
-        by_seed = np.mean(pair[1].loss - pair[0].loss, axis=1)
-        detectable = detectable_effect(float(by_seed.std(ddof=1)), len(by_seed), level=level)
-        attainable = smallest_attainable_p(len(by_seed))
-    else:
-        detectable, attainable = None, smallest_attainable_p(len(pair[0].loss), len(pair[1].loss))
+    detectable = comparison.detectable_loss
+    if subject.num_seeds is None and independent:
+        detectable = detectable_effect(float(change.std(ddof=1)), len(change), level=level)
     only_examples = independent and subject.num_seeds is None
     return Settling(
         num_examples=len(subject.labels),
@@ -229,7 +223,8 @@ def _settling(subject: Subject, comparison: Comparison, pair: tuple[Records, Rec
         flat_loss=comparison.flat_delta_loss,
         flat_accuracy=comparison.flat_delta_accuracy,
         detectable_loss=detectable,
-        smallest_p=attainable,
+        smallest_p=comparison.smallest_p,
+        refused=comparison.refused,
     )
 
 

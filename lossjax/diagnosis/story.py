@@ -76,8 +76,10 @@ def regime_name(detail: str, undecided: Sequence[str] = ()) -> str:
 
 
 def undecided(story: Story) -> list[str]:
-    """Which of loss and accuracy is neither flat nor resolved from 0."""
+    """Which of loss and accuracy is neither flat nor resolved from 0; both where seeds are too few to tell."""
     found, flat = story.comparison, story.flat
+    if found.refused:
+        return ["the loss", "accuracy"]
     smallest = {"the loss": (story.loss, found.flat_delta_loss, flat.loss)}
     smallest["accuracy"] = (story.accuracy, found.flat_delta_accuracy, flat.accuracy)
     return [name for name, (change, least, delta) in smallest.items() if least > delta and not change.excludes(0.0)]
@@ -95,4 +97,4 @@ def tried(story: Story) -> str:
 
 def rose(story: Story) -> bool:
     """Whether the loss rose beyond doubt and by more than counts as none."""
-    return story.loss.low > 0 and story.comparison.flat_delta_loss > story.flat.loss
+    return not story.comparison.refused and story.loss.low > 0 and story.comparison.flat_delta_loss > story.flat.loss

@@ -122,6 +122,10 @@ def _happened(story: Story) -> str:
             f"{window}neither loss nor accuracy changed by as much as {story.flat.loss:g} nats and "
             f"{100 * story.flat.accuracy:g} points: ΔL is {nats(story.loss)}, ΔA {points(story.accuracy)}."
         )
+    if story.comparison.refused:
+        return capital(
+            f"{window}undecided: {story.comparison.refused}. ΔL is {nats(story.loss)}, ΔA {points(story.accuracy)}."
+        )
     if len(undecided(story)) == 2:
         return capital(f"{window}undecided: {loss}, and {accuracy}.")
     joint = "while" if story.comparison.regime in ("P", "O", "K", "S") else "and"
@@ -254,11 +258,15 @@ def _settling_lines(story: Story) -> list[str]:
     number_text = f"{settling.num_clusters or settling.num_examples:,} {sampled}"
     if settling.num_seeds is not None:
         number_text = f"{number_text} and {settling.num_seeds} seeds"
-    told = [
-        f"{name} {'no' if interval.excludes(0.0) else 'yes'}"
-        for name, interval in (("for the loss", story.loss), ("for accuracy", story.accuracy))
-    ]
-    lines = [f"Could the choice of these {number_text} explain the difference? {capital(', '.join(told))}."]
+    told = capital(
+        ", ".join(
+            f"{name} {'no' if interval.excludes(0.0) else 'yes'}"
+            for name, interval in (("for the loss", story.loss), ("for accuracy", story.accuracy))
+        )
+    )
+    if settling.refused is not None:
+        told = f"It cannot be ruled out: {settling.refused}"
+    lines = [f"Could the choice of these {number_text} explain the difference? {told}."]
     if settling.num_seeds is None:
         lines.append("Could the seed? Not known: one training each was given.")
     if settling.flat_loss is not None and settling.flat_accuracy is not None:
@@ -272,9 +280,7 @@ def _settling_lines(story: Story) -> list[str]:
             f"±{flat.loss:g} nats and about {rounded(settling.needed_accuracy)} for ±{100 * flat.accuracy:g} points."
         )
     if settling.detectable_loss is not None:
-        units = (
-            f"{settling.num_seeds} seeds" if settling.num_seeds is not None else f"{settling.num_examples:,} examples"
-        )
+        units = "These seeds" if settling.num_seeds is not None else f"{settling.num_examples:,} examples"
         lines.append(f"{units} show a difference in loss of {settling.detectable_loss:.2g} nats with 80 % power.")
     if settling.smallest_p is not None:
         lines.append(f"The smallest p that an exact test over these seeds can reach is {settling.smallest_p:.2g}.")

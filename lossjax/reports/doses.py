@@ -5,7 +5,7 @@ As in ``plots``, whose style and colours they share, every function draws what i
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from lossjax.analysis.interval import Interval
+from lossjax.analysis.tables import with_bounds
 from lossjax.reports.labels import end_label, separate
 from lossjax.reports.plots import OUTCOME_COLOURS, PALETTE, _draw_interval, _figure, _style
 
@@ -50,6 +51,36 @@ class Remedy:
     responses: Mapping[str, Sequence[Line]]
 
 
+class Heading(NamedTuple):
+    """What is written about a remedy: its title, what a dose is, the dose of the baseline, and the doses' names."""
+
+    title: str
+    x_label: str
+    baseline: float
+    names: Mapping[float, str]
+
+
+def remedy_of(
+    table: Mapping[str, np.ndarray], key: str, heading: Heading, places: Mapping[str, str], measures: Sequence[str]
+) -> Remedy:
+    """The column of one remedy from ``analysis.doses.dose_table``; ``places`` are those shown, with their labels."""
+    own = table["remedy"] == key
+    levels = np.unique(table["dose"][own])
+
+    def lines(measure: str) -> list[Line]:
+        rows = {label: own & (table["place"] == place) for place, label in places.items()}
+        columns = (*with_bounds(measure), "worse")
+        return [Line(label, *(table[name][mine] for name in columns)) for label, mine in rows.items() if mine.any()]
+
+    return Remedy(
+        heading.title,
+        heading.x_label,
+        [heading.names[dose] for dose in levels.tolist()],
+        int(np.flatnonzero(levels == heading.baseline)[0]),
+        {measure: lines(measure) for measure in measures},
+    )
+
+
 def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Figure:
     """A column a remedy, a row a measure (name → label of its axis), a line a data set; doses evenly spaced.
 
@@ -80,7 +111,7 @@ def dose_response(remedies: Sequence[Remedy], measures: Mapping[str, str]) -> Fi
             ax.set_ylabel(label)
             if measure == "loss_end":
                 ax.set_yscale("log")
-                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
                 ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
                 ax.yaxis.set_minor_formatter(NullFormatter())
             elif measure in ("onset", "parted"):
@@ -127,6 +158,17 @@ class Onsets:
     curves: Mapping[str, Band]  # in the order of the doses
 
 
+def onsets_of(table: Mapping[str, np.ndarray], key: str, place: str, heading: Heading) -> Onsets:
+    """The panel of one remedy and place from ``analysis.doses.onset_table``; no curves where it has none."""
+    own = (table["remedy"] == key) & (table["place"] == place)
+    bands: dict[str, Band] = {}
+    for dose in np.unique(table["dose"][own]).tolist():
+        mine = own & (table["dose"] == dose)
+        x, share, low, high = (table[column][mine] for column in ("progress", *with_bounds("share")))
+        bands[heading.names[dose]] = (x, share, low, high)
+    return Onsets(heading.title.replace("\n", " "), heading.names[heading.baseline], bands)
+
+
 def onsets(panels: Sequence[Onsets], *, columns: int = 3) -> Figure:
     """Onset curves by dose, a panel a remedy; the darker, the higher the dose, which stands at the end of its curve."""
     with _style():
@@ -157,6 +199,25 @@ def onsets(panels: Sequence[Onsets], *, columns: int = 3) -> Figure:
             ax.set_ylabel("runs with onset")
         figure.supxlabel("share of training done", fontsize=10)
         return separate(figure, labels)
+
+
+Told = tuple[str, Literal["", "pp"]]  # the column of a table, and its unit
+
+
+def differences(table: Mapping[str, np.ndarray], row: int, named: Mapping[str, Told]) -> list[str]:
+    """Lines of a scorecard's cell, one a name, from a row of a table with intervals; shares are told in points."""
+    lines = []
+    for name, (column, unit) in named.items():
+        scale, decimals = (100, 0) if unit == "pp" else (1, 3)
+        estimate, low, high = (_signed(scale * float(table[each][row]), decimals) for each in with_bounds(column))
+        lines.append(f"{name} {estimate} [{low}, {high}] {unit}".rstrip())
+    return lines
+
+
+def _signed(value: float, decimals: int) -> str:
+    """With its sign, unless it rounds to 0."""
+    text = f"{value:+.{decimals}f}".replace("-", "−")
+    return text if float(f"{value:.{decimals}f}") else text[1:]
 
 
 def scorecard(
@@ -305,7 +366,7 @@ def judged_rules(judges: Sequence[Judge], groups: Sequence[str], rules: Sequence
                     continue
                 interval = judge.rows[group, rule]
                 colour = _judged_colour(interval, lower_is_better=judge.lower_is_better)
-                if abs(interval.estimate) > reach:
+                if abs(interval.estimate) > 0.95 * reach:  # its mark would be cut
                     sign = np.sign(interval.estimate)
                     ax.annotate(
                         "",

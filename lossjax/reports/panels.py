@@ -99,6 +99,8 @@ class Phases:
     begin: Float[np.ndarray, " phase"]  # epochs
     end: Float[np.ndarray, " phase"]
     contributions: Mapping[Cell, Float[np.ndarray, " phase"]]  # nats; they add up to the change in loss
+    loss_low: Float[np.ndarray, " bound"]  # of the change in loss; none in tables that were written without
+    loss_high: Float[np.ndarray, " bound"]
     accuracy: Float[np.ndarray, " phase"]
     accuracy_low: Float[np.ndarray, " phase"]
     accuracy_high: Float[np.ndarray, " phase"]
@@ -121,6 +123,8 @@ def cells_by_phase(columns: Sequence[Phases]) -> Figure:
                     top.bar(x, part, 0.82, bottom=base, color=CELL_COLOURS[cell], linewidth=0)
                     base = base + part
             top.plot(x, np.sum(list(column.contributions.values()), axis=0), "o", color="#222222", markersize=3)
+            if len(column.loss_low):
+                top.vlines(x, column.loss_low, column.loss_high, color="#222222", linewidth=1)
             bottom.bar(x, column.accuracy, 0.82, color="#8C8C8C", linewidth=0)
             bottom.vlines(x, column.accuracy_low, column.accuracy_high, color="#222222", linewidth=1)
             for ax in (top, bottom):

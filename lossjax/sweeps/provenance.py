@@ -14,16 +14,17 @@ PACKAGES: Final = ("lossjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoin
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     """package → its version, lossjax's own from its code; None where it is not installed as a package."""
+    return {package: _version(package) for package in packages}
 
-    def version(package: str) -> str | None:
-        if package == "lossjax":
-            return lossjax.__version__
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
 
-    return {package: version(package) for package in packages}
+@functools.cache  # reading a package's metadata takes milliseconds, and every part and checkpoint asks
+def _version(package: str) -> str | None:
+    if package == "lossjax":
+        return lossjax.__version__
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache  # the code in memory is that of the process's start, whatever is committed meanwhile

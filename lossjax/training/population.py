@@ -5,6 +5,7 @@ call, about half a second. Whoever consumes ``train_members`` sees each segment 
 follow from that.
 """
 
+import concurrent.futures
 import dataclasses
 import time
 import warnings
@@ -28,7 +29,8 @@ from lossjax.training.train import Cell, MemberState, Span
 
 SEGMENT_SECONDS = 0.5
 FIRST_STEPS = 8  # of a population: how long a step takes is not known yet, and it may be long
-POLL_SECONDS = 0.005
+SIGNAL_SECONDS = 0.1  # where a signal wakes another thread than the main one, it is handled after this time
+_waiting = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="wait-for-devices")
 
 
 def train(
@@ -256,11 +258,11 @@ def _padded(wave: Members, num_padding: int) -> tuple[np.ndarray, Hyperparams]:
 
 
 def _wait(state: MemberState) -> None:
-    """Until the call is done, in short sleeps between which Python can handle a signal."""
-    leaf = state.nonfinite_step
-    while not leaf.is_ready():  # type: ignore[attr-defined]
-        time.sleep(POLL_SECONDS)
-    jax.block_until_ready(state)  # raises here what went wrong on the device
+    """Until the call is done. Another thread waits for the devices, so that this one can handle a signal meanwhile."""
+    done = _waiting.submit(jax.block_until_ready, state)
+    while not done.done():
+        concurrent.futures.wait([done], timeout=SIGNAL_SECONDS)
+    done.result()  # raises here what went wrong on a device
 
 
 def _records(cell: Cell, state: MemberState, num_members: int, with_params: bool) -> Arrays:
