@@ -171,7 +171,7 @@ def taken_apart(of_loss: Sequence[Split], of_accuracy: Sequence[Split], *, title
             ax.vlines(x[:-1], split.low, split.high, color="#222222", linewidth=1.2)
             ax.plot(x[-1], split.contribution.sum(), "o", color="#222222", markersize=5)
             ax.axhline(0, color="#444444", linewidth=0.8)
-            ax.set_xticks(x, [*(part.replace("→", "→\n") for part in split.parts), "sum"], fontsize=7.5)
+            ax.set_xticks(x, [*(part.replace("→", "→\n") for part in split.parts), "sum"], fontsize=7)
             ax.set_xlim(-0.6, x[-1] + 0.6)
             ax.set_title("\n".join(textwrap.wrap(split.title, 8 * len(x))), fontsize=9.5)
             if 0 < at < len(of_loss):

@@ -40,7 +40,7 @@ def draw_levels(
     ordered = sorted(levels.items(), key=lambda item: item[1])
     before = [name for name, level in ordered if level < low]
     after = [name for name, level in ordered if level > high]
-    step, gap = (0.17 if horizontal else 0.13) * (high - low), 0.12 * (high - low)
+    step, gap = (0.17 if horizontal else 0.22) * (high - low), 0.12 * (high - low)
     places = {name: level for name, level in ordered if low <= level <= high}
     places |= {name: low - gap - step * (len(before) - 1 - at) for at, name in enumerate(before)}
     places |= {name: high + gap + step * at for at, name in enumerate(after)}
@@ -56,6 +56,7 @@ def draw_levels(
             ha="right" if horizontal else "left",
             va="bottom" if horizontal else "top",
             rotation="horizontal" if horizontal else "vertical",
+            bbox={"facecolor": "white", "alpha": 0.6, "edgecolor": "none", "pad": 0.3},
             **SMALL,
         )
         text.set_in_layout(False)
