@@ -52,7 +52,7 @@ MODELS = {
     "transformer": lj.models.Transformer(width=32, layers=1),
 }
 MODEL_NAMES = {"lstm": "LSTM", "conv": "convolution", "transformer": "transformer"}
-TASKS = {
+TASKS: Mapping[str, Any] = {
     "places": lj.tasks.PlaceNames(val_fraction=0.05),
     "words": lj.tasks.NextWord(context_length=8, num_train=24_000, num_val=1500, num_test=5000),
 }
@@ -135,16 +135,14 @@ def in_words(task: str, found: Replacement) -> str:
 
 
 def parameters() -> str:
-    import jax
-
-    told = []
-    for task_name, task in TASKS.items():
-        for name, model in MODELS.items():
-            shapes = lj.Cell(task, model, lj.TrainConfig(64, epochs=1)).params_shape
-            told.append(
-                f"{TASK_NAMES[task_name]}, {MODEL_NAMES[name]} {sum(x.size for x in jax.tree.leaves(shapes)):,}"
-            )
-    return "; ".join(told)
+    cells = {
+        (task, name): lj.Cell(TASKS[task], MODELS[name], lj.TrainConfig(64, epochs=1))
+        for task in TASKS
+        for name in MODELS
+    }
+    return "; ".join(
+        f"{TASK_NAMES[task]}, {MODEL_NAMES[name]} {cell.num_parameters:,}" for (task, name), cell in cells.items()
+    )
 
 
 def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:

@@ -339,7 +339,7 @@ def splits(worst: Mapping[str, np.ndarray], of: str) -> list[Any]:
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
-    figures = {}
+    figures: dict[str, lj.Figure] = {}
     for data in dict.fromkeys(findings.tables["conditions"]["data"].tolist()):
         tables = {
             name: {key: column[one["data"] == data] for key, column in one.items()}

@@ -306,7 +306,7 @@ def _tell(experiment: "Experiment", sweep: "Sweep | Simulations", results: Path)
         return
     took, members = (read_findings(summary).meta.get(key) for key in ("core_seconds", "members"))
     known = experiment.sweep(usual)
-    if took and members and not isinstance(known, Simulations):
+    if took is not None and members and not isinstance(known, Simulations):
         planned = sum(len(known.members(name)) for name in known.cells)
         done = member_steps(known) * members["planned"] / planned  # the results may have other seeds
         print(

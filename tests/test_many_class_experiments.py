@@ -64,7 +64,7 @@ def conditions(levels):
         temperature=np.full(loss.shape[:2], 1.3),
         example_loss=loss,
         example_correct=correct,
-        example_refined=0.9 * loss,
+        example_refined_loss=0.9 * loss,
         group=group,
     )
 
@@ -205,7 +205,7 @@ def test_conditions_come_in_the_order_of_their_members():
     found = conditions_of({"A-16": history}, np.zeros(5, dtype=int), table.called)
     assert found.names == [f"A-16, {name}" for name in table.CHANGES]
     np.testing.assert_array_equal(found.loss[2], [2, 2 + len(settings)])
-    np.testing.assert_array_equal(found.example_refined[2][:, 0], found.loss[2])
+    np.testing.assert_array_equal(found.example_refined_loss[2][:, 0], found.loss[2])
 
 
 def test_data_are_told_apart_and_figures_need_the_tables_alone(tmp_path):

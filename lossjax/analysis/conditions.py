@@ -29,7 +29,7 @@ class Conditions:
         names: of the conditions.
         sets: [condition] the set that each belongs to, as of its features.
         loss: [condition, seed] in nats, nan where a run was not finite; and so accuracy, refinement and temperature.
-        example_loss: [condition, seed, example] in nats; example_refined is the loss at the run's T*.
+        example_loss: [condition, seed, example] in nats; example_refined_loss at the run's T*.
         group: [example] 0 head, 1 middle, 2 tail.
     """
 
@@ -41,7 +41,7 @@ class Conditions:
     temperature: np.ndarray
     example_loss: np.ndarray
     example_correct: np.ndarray
-    example_refined: np.ndarray
+    example_refined_loss: np.ndarray
     group: np.ndarray
 
     @property
@@ -58,7 +58,7 @@ class Conditions:
         return values[pair[1]][seeds].astype(np.float64) - values[pair[0]][seeds]
 
     def records(self, condition: int, seeds: Bool[np.ndarray, " seed"]) -> Records:
-        of_examples = (self.example_loss, self.example_correct, self.example_refined)
+        of_examples = (self.example_loss, self.example_correct, self.example_refined_loss)
         return Records(*(values[condition][seeds] for values in of_examples))
 
 
@@ -66,8 +66,8 @@ def conditions(
     histories: Mapping[str, History], group: np.ndarray, setting_name: Callable[[Mapping[str, Any]], str]
 ) -> Conditions:
     """Those of each cell "set-rest": one a setting of its hyperparameters, named "set-rest, setting"."""
-    metrics = ("loss", "accuracy", "refinement", "temperature", "example_loss", "example_correct")
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in (*metrics, "example_refined_loss")}
+    metrics = {field.name for field in dataclasses.fields(Conditions)} - {"names", "sets", "group"}
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
     names = []
     for cell, history in histories.items():
         hyperparams, config = configurations(history)
@@ -80,7 +80,8 @@ def conditions(
             else:
                 found.append(last.reshape(-1, len(settings), last.shape[1]).swapaxes(0, 1))  # members are seed-major
     sets = [name.split("-")[0] for name in names]
-    return Conditions(names, sets, *(np.concatenate(found) for found in columns.values()), group)
+    joined = {name: np.concatenate(values) for name, values in columns.items()}
+    return Conditions(names, sets, group=group, **joined)
 
 
 def inverted_pairs(found: Conditions, order: Inversions) -> list[Pair]:

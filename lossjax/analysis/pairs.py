@@ -99,7 +99,7 @@ def disagreeing_share(
         return float(np.sum(units * (weight * disagrees).sum(axis=1)) / np.sum(units * (weight * exists).sum(axis=1)))
 
     every_config, every_seed = np.ones(loss.shape[0]), np.ones(loss.shape[1])
-    configs, seeds = crossed_weights(*loss.shape, resamples, seed)
+    configs, seeds = crossed_weights(loss.shape[0], loss.shape[1], resamples, seed)
     with np.errstate(invalid="ignore"):  # a resample of a single seed has no pairs
         by_config, by_seed, by_both = (
             np.array([[share(*weights)] for weights in zip(*drawn, strict=True)])

@@ -311,7 +311,7 @@ def _whole_plane(
     ax: Axes,
     loss: Float[np.ndarray, " condition"],
     accuracy: Float[np.ndarray, " condition"],
-    colours: Sequence[str],
+    colours: np.ndarray,
     references: Mapping[str, tuple[float, float]],
 ) -> None:
     """A small picture of all conditions with the references, each a line across and one upwards."""

@@ -1,7 +1,5 @@
 """Forecast: what a sweep would train, measure and keep, from shapes alone. Nothing is drawn, compiled or trained."""
 
-import jax
-
 from lossjax.sweeps.sweep import Sweep
 from lossjax.training.check import check_cell
 from lossjax.training.memory import per_example_bytes
@@ -19,14 +17,13 @@ def forecast(sweep: Sweep) -> list[str]:
     for name, cell in sweep.cells.items():
         members = sweep.members(name)
         check_cell(cell, members)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(cell.params_shape))
         measured = sum(cell.sizes[split] for split in cell.measured)
         num_evals = len(cell.config.eval_steps(cell.sizes["train"]))
-        held = 4 * (NUMBERS_A_PARAMETER * parameters + measured * cell.task.num_classes)
+        held = 4 * (NUMBERS_A_PARAMETER * cell.num_parameters + measured * cell.task.num_classes)
         lines.append(
-            f"{name}: {len(members):,} members × {cell.num_steps:,} steps, {parameters:,} parameters each; {num_evals} "
-            f"evaluations of {measured:,} examples × {cell.task.num_classes:,} classes; a member in training holds at "
-            f"least {_size(held)}; records of examples take {_size(per_example_bytes(cell) * len(members))}"
+            f"{name}: {len(members):,} members × {cell.num_steps:,} steps, {cell.num_parameters:,} parameters each; "
+            f"{num_evals} evaluations of {measured:,} examples × {cell.task.num_classes:,} classes; a member holds at "
+            f"least {_size(held)} in training; records of examples take {_size(per_example_bytes(cell) * len(members))}"
         )
     num_members = sum(len(sweep.members(name)) for name in sweep.cells)
     lines.append(f"in all: {num_members:,} members, {member_steps(sweep):,} member-steps")
