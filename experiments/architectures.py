@@ -7,7 +7,6 @@ of the same two learning rates (by validation loss at its own best epoch), on th
 - C9: the transformer that is better by accuracy and worse by loss is "less confident, but right more often".
 """
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.baselines import references
-from lossjax.analysis.comparison import Comparison, Records, compare_records
+from lossjax.analysis.replacement import Replacement, Tuned, replaced, tuned
 from lossjax.analysis.resampling import mean_interval, mean_intervals, two_way_interval
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
@@ -53,7 +52,7 @@ MODELS = {
     "transformer": lj.models.Transformer(width=32, layers=1),
 }
 MODEL_NAMES = {"lstm": "LSTM", "conv": "convolution", "transformer": "transformer"}
-TASKS = {
+TASKS: Mapping[str, Any] = {
     "places": lj.tasks.PlaceNames(val_fraction=0.05),
     "words": lj.tasks.NextWord(context_length=8, num_train=24_000, num_val=1500, num_test=5000),
 }
@@ -86,93 +85,6 @@ def sweep(scale: str) -> lj.Sweep:
 
 MEANS = ("loss", "refinement", "accuracy", "confidence", "temperature")
 OF_OFTEN = f"test examples whose class was seen at least {OFTEN} times"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Runs:
-    """One architecture at its tuned rate on one task, the finite members."""
-
-    rate: float
-    best: int  # the evaluation with the lowest mean validation loss
-    history: lj.History
-
-    @property
-    def epochs(self) -> np.ndarray:
-        return self.history.epochs
-
-    def metric(self, name: str) -> np.ndarray:
-        """[member, eval] of the test split; the gap is mean confidence minus accuracy: above 0, over-confident."""
-        if name == "gap":
-            return self.metric("confidence") - self.metric("accuracy")
-        return self.history.metrics[f"test_{name}"].astype(np.float64)
-
-    def at(self, evaluation: int) -> Records:
-        names = ("example_loss", "example_correct", "example_refined_loss")
-        loss, correct, refined = (self.history.metrics[f"test_{name}"][:, evaluation] for name in names)
-        return Records(loss, correct, refined)
-
-    def best_of(self, name: str) -> lj.Interval:
-        return mean_interval(self.metric(name)[:, self.best])
-
-
-def tuned(history: lj.History) -> Runs:
-    """At the learning rate whose mean validation loss is lowest at its own best evaluation, all runs being finite."""
-    best: tuple[float, float, int] | None = None
-    for rate in np.unique(history.hyperparams["learning_rate"]).tolist():
-        chosen = history.select(learning_rate=rate)
-        curve = np.where(chosen.finite[:, None], chosen.metrics["val_loss"], np.inf).astype(np.float64).mean(axis=0)
-        at = int(np.argmin(curve))
-        if best is None or curve[at] < best[0]:
-            best = (float(curve[at]), rate, at)
-    assert best is not None
-    chosen = history.select(learning_rate=best[1])
-    return Runs(rate=best[1], best=best[2], history=chosen[chosen.finite])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Replacement:
-    """One architecture replaced by another, over the seeds at which both are finite, in the same order."""
-
-    old: Runs
-    new: Runs
-    product: float  # of gain in accuracy and rise of the loss where that is largest; 0 where no epoch has both
-    evaluation: int  # that one, or the last
-
-    @property
-    def premise(self) -> bool:
-        return self.product > 0
-
-    @property
-    def epoch(self) -> float:
-        return float(self.new.epochs[self.evaluation])
-
-    @property
-    def num_seeds(self) -> int:
-        return self.new.history.num_members
-
-    def compared(self, before: int, after: int) -> Comparison:
-        return compare_records(self.old.at(before), self.new.at(after), ordered=False, same_seeds=True)
-
-    def change(self, name: str) -> np.ndarray:
-        """[member, eval]"""
-        return self.new.metric(name) - self.old.metric(name)
-
-    def confidence(self) -> lj.Interval:
-        return mean_interval(self.change("confidence")[:, self.evaluation])
-
-    def log_temperature(self) -> lj.Interval:
-        """Of the new one."""
-        return mean_interval(np.log(self.new.metric("temperature")[:, self.evaluation]))
-
-
-def replaced(old: Runs, new: Runs) -> Replacement:
-    _, a, b = np.intersect1d(old.history.seeds["init"], new.history.seeds["init"], return_indices=True)
-    old, new = (dataclasses.replace(one, history=one.history[rows]) for one, rows in ((old, a), (new, b)))
-    gain, rise = (new.metric(name).mean(axis=0) - old.metric(name).mean(axis=0) for name in ("accuracy", "loss"))
-    product = np.where((gain > 0) & (rise > 0), gain * rise, 0.0)
-    product[0] = 0.0  # before any step
-    at = int(np.argmax(product)) if product.any() else len(product) - 1
-    return Replacement(old, new, float(product.max()), at)
 
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
@@ -223,16 +135,14 @@ def in_words(task: str, found: Replacement) -> str:
 
 
 def parameters() -> str:
-    import jax
-
-    told = []
-    for task_name, task in TASKS.items():
-        for name, model in MODELS.items():
-            shapes = lj.Cell(task, model, lj.TrainConfig(64, epochs=1)).params_shape
-            told.append(
-                f"{TASK_NAMES[task_name]}, {MODEL_NAMES[name]} {sum(x.size for x in jax.tree.leaves(shapes)):,}"
-            )
-    return "; ".join(told)
+    cells = {
+        (task, name): lj.Cell(TASKS[task], MODELS[name], lj.TrainConfig(64, epochs=1))
+        for task in TASKS
+        for name in MODELS
+    }
+    return "; ".join(
+        f"{TASK_NAMES[task]}, {MODEL_NAMES[name]} {cell.num_parameters:,}" for (task, name), cell in cells.items()
+    )
 
 
 def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
@@ -275,7 +185,7 @@ def verdicts(task: str, found: Replacement) -> list[lj.Verdict]:
     ]
 
 
-def any_two(task: str, runs: Mapping[str, Runs]) -> list[lj.Verdict]:
+def any_two(task: str, runs: Mapping[str, Tuned]) -> list[lj.Verdict]:
     """The same of the two architectures that have the claim's premise most, whichever they are."""
     pairs = {pair: replaced(*(runs[f"{task}-{model}"] for model in pair)) for pair in itertools.permutations(MODELS, 2)}
     (behind, ahead), found = max(pairs.items(), key=lambda item: item[1].product)
@@ -306,7 +216,7 @@ def any_two(task: str, runs: Mapping[str, Runs]) -> list[lj.Verdict]:
     ]
 
 
-def numbers(task: str, runs: Mapping[str, Runs], found: Replacement, often: np.ndarray) -> dict[str, lj.Interval]:
+def numbers(task: str, runs: Mapping[str, Tuned], found: Replacement, often: np.ndarray) -> dict[str, lj.Interval]:
     """The difference at its epoch, and each architecture at its own best; also where the class was seen often."""
     at = found.evaluation
     change, before, after = found.compared(at, at), found.old.at(at), found.new.at(at)
@@ -361,7 +271,7 @@ CHANGES = {
 LEVELS = {"gap": {"calibrated": 0.0}, "temperature": {"calibrated": 1.0}}
 
 
-def curve_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def curve_table(runs: Mapping[str, Tuned]) -> dict[str, np.ndarray]:
     return table(
         {"cell": name, "metric": metric, "epoch": found.epochs, "mean": mean_intervals(found.metric(metric))}
         for name, found in runs.items()

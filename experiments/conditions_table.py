@@ -9,8 +9,7 @@ three sets of features × two widths × five settings, eight seeds each.
 - C8: imbalance explains it: the accuracy is gained on the frequent classes. (A balanced control is in imbalance.py.)
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,21 @@ import numpy as np
 import lossjax as lj
 from lossjax.analysis.attribution import CELLS, frequency_groups
 from lossjax.analysis.baselines import references
-from lossjax.analysis.comparison import Comparison, Records, compare_records
+from lossjax.analysis.comparison import Comparison
+from lossjax.analysis.conditions import (
+    GROUPS,
+    Conditions,
+    Pair,
+    accuracy_by_group,
+    condition_table,
+    conditions,
+    head_share,
+    inverted_pairs,
+    taken_apart,
+)
 from lossjax.analysis.findings import Outcome
 from lossjax.analysis.inversions import Inversions, inversions
-from lossjax.analysis.pairs import crossed_variance, crossed_weights, pair_share
-from lossjax.analysis.resampling import mean_interval, two_way_interval
-from lossjax.analysis.summary import by_configuration, configurations
+from lossjax.analysis.pairs import disagreeing_share
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 from lossjax.tasks import class_counts
@@ -44,7 +52,6 @@ C8_RULE = (
     "lies above 0; refuted if below"
 )
 OFTEN, NEGLIGIBLE, RARE = 0.25, 0.10, 0.50
-RESAMPLES = 500
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
@@ -78,9 +85,8 @@ CHANGES: Mapping[str, Mapping[str, float]] = {
 WIDTHS = {"laptop": (16, 32), "paper": (32, 64, 128), "smoke": (16,)}
 EPOCHS = {"laptop": 4, "paper": 16}
 SEEDS = {"laptop": 8, "paper": 32, "smoke": 2}
-GROUPS = ("head", "middle", "tail")
-OFTEN = 5  # training examples of a class that was seen often
-OF_OFTEN = f"test examples whose class was seen at least {OFTEN} times"
+SEEN = 5  # training examples of a class that was seen often
+OF_OFTEN = f"test examples whose class was seen at least {SEEN} times"
 HEAD_CONTRAST = "head's share of the accuracy gain minus its share of examples, in inverted pairs"
 SELDOM = {
     "places": "one town of each region is always trained on, so a region with a single town is never tested, and one "
@@ -118,62 +124,6 @@ def sweep(scale: str) -> lj.Sweep:
 # What is concluded -------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Conditions:
-    """Every condition's runs at the end of training, the same seeds in the same order."""
-
-    names: list[str]  # "A-32, dropout"
-    loss: np.ndarray  # [condition, seed] nan where a run was not finite
-    accuracy: np.ndarray
-    refinement: np.ndarray
-    temperature: np.ndarray
-    example_loss: np.ndarray  # [condition, seed, example]
-    example_correct: np.ndarray
-    example_refined: np.ndarray
-    group: np.ndarray  # [example] 0 head, 1 middle, 2 tail
-
-    @property
-    def finite(self) -> np.ndarray:
-        return np.isfinite(self.loss)
-
-    def records(self, condition: int, seeds: np.ndarray) -> Records:
-        loss, correct, refined = (
-            each[condition][seeds] for each in (self.example_loss, self.example_correct, self.example_refined)
-        )
-        return Records(loss, correct, refined)
-
-
-def conditions(histories: Mapping[str, lj.History], group: np.ndarray) -> Conditions:
-    columns: dict[str, list[np.ndarray]] = {
-        name: []
-        for name in (
-            "loss",
-            "accuracy",
-            "refinement",
-            "temperature",
-            "example_loss",
-            "example_correct",
-            "example_refined_loss",
-        )
-    }
-    names = []
-    for cell, history in histories.items():
-        hyperparams, config = configurations(history)
-        settings = [{key: values[at] for key, values in hyperparams.items()} for at in range(config.max() + 1)]
-        names += [f"{cell}, {called(setting)}" for setting in settings]
-        for metric, found in columns.items():
-            last = history.metrics[f"test_{metric}"][:, -1]
-            if last.ndim == 1:
-                found.append(by_configuration(history, last))
-            else:
-                found.append(last.reshape(-1, len(settings), last.shape[1]).swapaxes(0, 1))  # members are seed-major
-    joined = {metric: np.concatenate(found) for metric, found in columns.items()}
-    loss, accuracy, refinement, temperature, example_loss, example_correct, example_refined = joined.values()
-    return Conditions(
-        names, loss, accuracy, refinement, temperature, example_loss, example_correct, example_refined, group
-    )
-
-
 def called(setting: Mapping[str, Any]) -> str:
     """The change that makes this setting of the base."""
     for name, change in CHANGES.items():
@@ -189,7 +139,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         task = next(iter(sets.values()))  # the test examples do not depend on the features
         counts, labels = class_counts(task), np.asarray(task.splits().test.labels)
         mine = {name: history for name, history in histories.items() if name.split("-")[0] in sets}
-        found[data] = conclude(data, conditions(mine, frequency_groups(counts)[labels]), counts, labels)
+        found[data] = conclude(data, conditions(mine, frequency_groups(counts)[labels], called), counts, labels)
     return joined(found)
 
 
@@ -216,7 +166,7 @@ def conclude(data: str, found: Conditions, counts: np.ndarray, labels: np.ndarra
     pairs = inverted_pairs(found, order)
     apart = taken_apart(found, pairs[0]) if pairs else None
     known = references(counts, labels)
-    often = counts[labels] >= OFTEN
+    often = counts[labels] >= SEEN
     among_often = inversions(
         np.where(found.finite, found.example_loss[..., often].mean(axis=2), np.nan),
         found.example_correct[..., often].mean(axis=2),
@@ -228,9 +178,13 @@ def conclude(data: str, found: Conditions, counts: np.ndarray, labels: np.ndarra
         "Kendall's τ_b of loss and accuracy": order.kendall,
         "Kendall's τ_b with losses at T*": order.tempered.kendall,
         **{f"inverted pairs that at T* are {FATES[fate]}": share for fate, share in order.fates.items()},
-        "two runs that differ in seed only: loss and accuracy disagree": same_condition(found),
-        "two conditions, one run each: loss and accuracy disagree": one_run_each(found),
-        **(head_often(found, pairs, often) if pairs else {}),
+        "two runs that differ in seed only: loss and accuracy disagree": disagreeing_share(
+            found.loss, found.accuracy, "seeds"
+        ),
+        "two conditions, one run each: loss and accuracy disagree": disagreeing_share(
+            found.loss, found.accuracy, "configurations"
+        ),
+        **({f"{HEAD_CONTRAST}, {OF_OFTEN}": head_share(found, pairs, often)} if pairs else {}),
     }
     of_the_split = {
         "loss of the class prior alone (nats)": known["class prior"].loss,
@@ -262,7 +216,7 @@ def conclude(data: str, found: Conditions, counts: np.ndarray, labels: np.ndarra
 
 
 def verdicts(
-    data: str, found: Conditions, order: Inversions, pairs: list[tuple[int, int]], num_classes: int
+    data: str, found: Conditions, order: Inversions, pairs: list[Pair], num_classes: int
 ) -> tuple[lj.Verdict, ...]:
     num_seeds = found.loss.shape[1]
     told = f"{order.inverted} inverted, {order.concordant} concordant, {order.unresolved} unresolved pairs"
@@ -319,102 +273,9 @@ def how_often(rate: lj.Interval, num_seeds: int) -> Outcome:
     return outcome
 
 
-def inverted_pairs(found: Conditions, order: Inversions) -> list[tuple[int, int]]:
-    """(a, b), b with the higher accuracy and the higher loss; those first in which both differ most."""
-    pairs = []
-    for a, b in zip(*np.nonzero(np.triu(order.relation < 0)), strict=True):
-        both = found.finite[a] & found.finite[b]
-        gain = float((found.accuracy[b] - found.accuracy[a])[both].mean())
-        rise = float((found.loss[b] - found.loss[a])[both].mean())
-        pairs.append((gain * rise, (int(a), int(b)) if gain > 0 else (int(b), int(a))))
-    return [pair for _, pair in sorted(pairs, reverse=True)]
-
-
-def head_share(found: Conditions, pairs: list[tuple[int, int]], among: np.ndarray | slice = slice(None)) -> lj.Interval:
-    """Mean over the seeds at which all runs of these pairs are finite; of all test examples, or of some."""
-    involved = sorted({one for pair in pairs for one in pair})
-    seeds = np.flatnonzero(found.finite[involved].all(axis=0))
-    if not pairs or len(seeds) < 2:
-        return lj.Interval.without_bounds()
-    head = found.group[among] == 0
-    gained = np.zeros((2, len(seeds)))
-    for a, b in pairs:
-        change = (found.example_correct[b][seeds].astype(float) - found.example_correct[a][seeds])[:, among]
-        gained += change[:, head].sum(axis=1), change.sum(axis=1)
-    return mean_interval(gained[0] / gained[1] - head.mean())
-
-
-def head_often(found: Conditions, pairs: list[tuple[int, int]], often: np.ndarray) -> dict[str, lj.Interval]:
-    return {f"{HEAD_CONTRAST}, {OF_OFTEN}": head_share(found, pairs, often)}
-
-
-def disagree(loss_a: np.ndarray, loss_b: np.ndarray, accuracy_a: np.ndarray, accuracy_b: np.ndarray) -> np.ndarray:
-    return (loss_b - loss_a) * (accuracy_b - accuracy_a) > 0
-
-
-def same_condition(found: Conditions) -> lj.Interval:
-    """Of the pairs of one condition's runs, those in which one has the better loss, the other the better accuracy."""
-
-    def share(conditions: np.ndarray, seeds: np.ndarray) -> float:
-        each, weight = weighted_pairs(found.loss, found.accuracy, seeds)
-        return float(np.sum(conditions * each) / np.sum(conditions * weight))
-
-    return crossed_share(share, found.loss.shape)
-
-
-def one_run_each(found: Conditions) -> lj.Interval:
-    """The same for pairs of conditions, a seed at a time."""
-
-    def share(conditions: np.ndarray, seeds: np.ndarray) -> float:
-        each, weight = weighted_pairs(found.loss.T, found.accuracy.T, conditions)
-        return float(np.sum(seeds * each) / np.sum(seeds * weight))
-
-    return crossed_share(share, found.loss.shape)
-
-
-def weighted_pairs(loss: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[row] weight of the pairs of columns on which loss and accuracy disagree, and of all pairs, both finite."""
-    a, b = np.triu_indices(loss.shape[1], 1)
-    weight = weights[a] * weights[b] * np.isfinite(loss[:, a] + loss[:, b])
-    return np.sum(weight * disagree(loss[:, a], loss[:, b], accuracy[:, a], accuracy[:, b]), axis=1), weight.sum(axis=1)
-
-
-def crossed_share(share: Callable[[np.ndarray, np.ndarray], float], shape: tuple[int, int]) -> lj.Interval:
-    """A share of pairs of runs by weights of conditions and of seeds, for fresh ones of both."""
-    conditions, seeds = crossed_weights(*shape, RESAMPLES, 0)
-    ones = np.ones(shape[0]), np.ones(shape[1])
-    with np.errstate(invalid="ignore"):  # a resample of a single seed has no pairs
-        by_condition, by_seed, by_both = (
-            np.array([[share(*weights)] for weights in zip(*pair, strict=True)])
-            for pair in (
-                (conditions, [ones[1]] * RESAMPLES),
-                ([ones[0]] * RESAMPLES, seeds),
-                (conditions, seeds),
-            )
-        )
-    estimate = share(*ones)
-    variance, df = crossed_variance(np.array([estimate]), by_condition, by_seed, by_both, shape)
-    return pair_share(estimate, float(variance[0]), float(df[0]), shape[0])
-
-
-def taken_apart(found: Conditions, pair: tuple[int, int]) -> Comparison:
-    both = found.finite[pair[0]] & found.finite[pair[1]]
-    return compare_records(
-        found.records(pair[0], both),
-        found.records(pair[1], both),
-        groups=np.array(GROUPS)[found.group],
-        ordered=False,
-        same_seeds=True,
-    )
-
-
-def in_words(found: Conditions, pair: tuple[int, int], apart: Comparison, often: np.ndarray) -> str:
+def in_words(found: Conditions, pair: Pair, apart: Comparison, often: np.ndarray) -> str:
     a, b = (found.names[one] for one in pair)
-    both = found.finite[list(pair)].all(axis=0)
-    of_often = [
-        float((values[pair[1]][both] - values[pair[0]][both].astype(np.float64))[:, often].mean())
-        for values in (found.example_loss, found.example_correct)
-    ]
+    of_often = [found.change(name, pair)[:, often].mean() for name in ("example_loss", "example_correct")]
     cells = ", ".join(f"{apart.cells[cell].estimate:+.3f} from {cell}" for cell in CELLS)
     groups = ", ".join(f"{interval.estimate:+.3f} from the {name}" for name, interval in apart.by_group.items())
     scale = apart.delta_calibration
@@ -437,59 +298,16 @@ def spelled(interval: lj.Interval) -> str:
 # What is plotted ---------------------------------------------------------------------------------------------------
 
 
-def condition_table(found: Conditions, often: np.ndarray) -> dict[str, np.ndarray]:
-    """Means over seeds × examples with two-way intervals, and how far they are from the mean of the features' set.
-
-    ``pareto`` are the conditions that no other beats in both, ``pareto_of_set`` those that none of its set does.
-    """
-    sets = np.array([name.split("-")[0] for name in found.names])
-
-    def measured(at: int) -> dict[str, lj.Interval]:
-        mine = np.flatnonzero(sets == sets[at])
-        seeds = found.finite[mine].all(axis=0)
-        intervals = {}
-        for key, values in (("loss", found.example_loss), ("accuracy", found.example_correct)):
-            of_set = values[mine][:, seeds].astype(np.float64)
-            intervals[key] = seeds_and_examples(values[at][found.finite[at]])
-            intervals[f"{key}_deviation"] = seeds_and_examples(values[at][seeds] - of_set.mean(axis=0))
-            intervals[f"{key}_seen_often"] = seeds_and_examples(values[at][found.finite[at]][:, often])
-        return intervals
-
-    rows = table(
-        {
-            "condition": name,
-            "seeds": int(found.finite[at].sum()),
-            **measured(at),
-            "refinement": found.refinement[at][found.finite[at]].mean(),
-            "temperature": found.temperature[at][found.finite[at]].mean(),
-        }
-        for at, name in enumerate(found.names)
-    )
-    beaten = (rows["loss"][:, None] > rows["loss"]) & (rows["accuracy"][:, None] < rows["accuracy"])
-    rows["pareto"] = np.asarray(~beaten.any(axis=1))
-    rows["pareto_of_set"] = np.asarray(~(beaten & (sets[:, None] == sets)).any(axis=1))
-    return rows
-
-
-def seeds_and_examples(values: np.ndarray) -> lj.Interval:
-    """Of the mean of [seed, example]; nan below two seeds."""
-    return two_way_interval(values.astype(np.float64)) if len(values) >= 2 else lj.Interval.without_bounds()
-
-
-def pair_table(found: Conditions, pairs: list[tuple[int, int]]) -> dict[str, np.ndarray]:
-    def change(values: np.ndarray, a: int, b: int) -> float:
-        both = found.finite[a] & found.finite[b]
-        return float((values[b] - values[a])[both].mean())
-
+def pair_table(found: Conditions, pairs: list[Pair]) -> dict[str, np.ndarray]:
     names = np.array(found.names)
     first, second = np.array(pairs, dtype=int).reshape(-1, 2).T
     return {"from": names[first], "to": names[second]} | {
-        f"delta_{metric}": np.array([change(getattr(found, metric), *pair) for pair in pairs])
+        f"delta_{metric}": np.array([found.change(metric, pair).mean() for pair in pairs])
         for metric in ("loss", "accuracy", "refinement")
     }
 
 
-def apart_table(found: Conditions, pair: tuple[int, int], apart: Comparison) -> dict[str, np.ndarray]:
+def apart_table(found: Conditions, pair: Pair, apart: Comparison) -> dict[str, np.ndarray]:
     by_frequency = "by the class's training frequency"
     ways: dict[tuple[str, str], Mapping[str, lj.Interval | None]] = {
         ("loss", "by crossing of the argmax"): {cell: apart.cells[cell] for cell in CELLS},
@@ -498,7 +316,7 @@ def apart_table(found: Conditions, pair: tuple[int, int], apart: Comparison) -> 
             "calibration": apart.delta_calibration,
             "refinement": apart.delta_refinement,
         },
-        ("accuracy", by_frequency): gained(found, pair),
+        ("accuracy", by_frequency): accuracy_by_group(found, pair),
     }
     a, b = (found.names[one] for one in pair)
     return table(
@@ -507,16 +325,6 @@ def apart_table(found: Conditions, pair: tuple[int, int], apart: Comparison) -> 
         for part, interval in parts.items()
         if interval is not None
     )
-
-
-def gained(found: Conditions, pair: tuple[int, int]) -> dict[str, lj.Interval]:
-    """What each group's classes add to the gain in accuracy."""
-    a, b = (found.example_correct[one][found.finite[list(pair)].all(axis=0)].astype(np.float64) for one in pair)
-    return {
-        group: two_way_interval(np.where(found.group == at, b - a, 0.0))
-        for at, group in enumerate(GROUPS)
-        if (found.group == at).any()
-    }
 
 
 def splits(worst: Mapping[str, np.ndarray], of: str) -> list[Any]:
@@ -531,7 +339,7 @@ def splits(worst: Mapping[str, np.ndarray], of: str) -> list[Any]:
 
 
 def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
-    figures = {}
+    figures: dict[str, lj.Figure] = {}
     for data in dict.fromkeys(findings.tables["conditions"]["data"].tolist()):
         tables = {
             name: {key: column[one["data"] == data] for key, column in one.items()}

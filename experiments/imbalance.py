@@ -10,18 +10,17 @@ word of a text. Class-frequency groups have equal shares of the training example
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 import lossjax as lj
 from lossjax.analysis.baselines import Baseline, references, uniform
-from lossjax.analysis.inversions import inversions
+from lossjax.analysis.groups import GroupRuns, HeadGain, by_group, head_gain
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval, mean_intervals
 from lossjax.analysis.significance import holm
-from lossjax.analysis.summary import by_configuration
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 from lossjax.tasks import bayes_risk, class_counts, seen_often
@@ -37,7 +36,7 @@ LATER_RULE = (
     "loss from there on: the tail's share of the fall in loss minus its share of the loss there was left to lose; mean "
     "over the runs whose loss falls by more than 0.005 nats: supported if the interval lies above 0, refuted if below"
 )
-BOUGHT_RULE = (
+GAIN_RULE = (
     "over the resolved inverted pairs of three settings, the head's share of what accuracy gains minus its share of "
     "the test examples, ratio of sums over pairs and seeds, linearised: supported if the interval lies above 0, "
     "refuted if below (first written as the mean of each seed's own ratio, which a seed that gains next to nothing "
@@ -50,6 +49,8 @@ CONTROL_RULE = (
 )
 NEAR, LEAST_FALL = 0.01, 0.005
 OFTEN = 5  # training examples of a class that was seen often
+OF_OFTEN = f"test examples whose class was seen at least {OFTEN} times"
+NEVER = "test examples whose class was never seen in training"
 
 # What is trained ---------------------------------------------------------------------------------------------------
 
@@ -154,68 +155,6 @@ def sweep(scale: str) -> lj.Sweep:
 # What is concluded -------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Runs:
-    """The finite members of one cell at one setting, by class-frequency group."""
-
-    num_members: int
-    epochs: np.ndarray  # [eval]
-    loss: np.ndarray  # [member, eval]
-    accuracy: np.ndarray
-    group_loss: np.ndarray  # [member, eval, group]
-    group_accuracy: np.ndarray
-    shares: np.ndarray  # [member, group] of the test examples
-
-    def half_time(self) -> np.ndarray:
-        """[member, group] epoch at which accuracy comes to half of its highest."""
-        found = np.empty(self.shares.shape)
-        for member, group in np.ndindex(found.shape):
-            curve = self.group_accuracy[member, :, group]
-            found[member, group] = crossing(self.epochs, curve, curve.max() / 2)
-        return found
-
-    def delay(self) -> np.ndarray:
-        """[member that both groups learned] epochs from the head's half to the tail's."""
-        half = self.half_time()
-        reached = half[np.isfinite(half).all(axis=1)]
-        return reached[:, -1] - reached[:, 0]
-
-    def later(self) -> np.ndarray:
-        """[member with a fall of the loss] the tail's share of that fall minus its share of the loss before it."""
-        found = []
-        for member in range(len(self.loss)):
-            near = self.accuracy[member] >= self.accuracy[member].max() - NEAR
-            start = int(np.argmax(near))
-            end = start + int(np.argmin(self.loss[member, start:]))
-            parts = self.shares[member] * self.group_loss[member]
-            fall = parts[start] - parts[end]
-            if fall.sum() > LEAST_FALL:
-                found.append(fall[-1] / fall.sum() - parts[start, -1] / parts[start].sum())
-        return np.array(found)
-
-
-def crossing(times: np.ndarray, curve: np.ndarray, level: float) -> float:
-    """The first time at which the curve, linear between its points, comes to a level; inf where it never does."""
-    reached = np.flatnonzero(curve >= level)
-    if len(reached) == 0:
-        return float("inf")
-    at = int(reached[0])
-    if at == 0:
-        return float(times[0])
-    part = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
-    return float(times[at - 1] + part * (times[at] - times[at - 1]))
-
-
-def summarise(history: lj.History) -> Runs:
-    finite = history[history.finite]
-    metrics = {
-        name: finite.metrics[f"test_{name}"].astype(np.float64)
-        for name in ("loss", "accuracy", "group_loss", "group_accuracy")
-    }
-    shares = finite.metrics["test_group_share"][:, -1].astype(np.float64)
-    return Runs(history.num_members, finite.epochs, **metrics, shares=shares)
-
-
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     runs, bought = {}, {}
     for name in NAMES:
@@ -224,25 +163,22 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         history = histories[name]
         if name in TEACHERS:
             if name in (CONTROL, STEEPEST):
-                bought[name] = head_share(history)
+                bought[name] = head_gain(history)
             history = history.select(**BASE)
-        runs[name] = summarise(history)
+        runs[name] = by_group(history)
     known = {name: references(class_counts(task), np.asarray(task.splits().test.labels)) for name, task in REAL.items()}
     of_the_split = {
         f"{NAMES[name]}: {called} of the class prior alone": getattr(found["class prior"], metric)
         for name, found in known.items()
         for metric, called in BASELINES.items()
     }
-    of_the_split |= {
-        f"{NAMES[name]}: share of the test examples that are of the {group}": share
-        for name in REAL
-        for group, share in zip(GROUPS, runs[name].shares[0].tolist(), strict=True)
-    }
     often = {name: seen_often(task, OFTEN) for name, task in REAL.items()}
-    of_the_split |= {
-        f"{NAMES[name]}: share of test examples whose class was seen at least {OFTEN} times": float(seen.mean())
-        for name, seen in often.items()
-    }
+    for name, task in REAL.items():
+        shares = {
+            f"the test examples that are of the {group}": runs[name].shares[0, at] for at, group in enumerate(GROUPS)
+        }
+        shares |= {OF_OFTEN: often[name].mean(), NEVER: (~seen_often(task, 1)).mean()}
+        of_the_split |= {f"{NAMES[name]}: share of {which}": float(share) for which, share in shares.items()}
     off_the_prior = {}
     if CONTROL in runs:
         off_the_prior[f"{NAMES[CONTROL]}: share of seed 0's labels that lie off the prior"] = misplaced(0.0)
@@ -250,7 +186,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     return lj.Findings(
         verdicts=(
             *(verdict for name in runs for verdict in verdicts(name, runs[name], bought.get(name))),
-            *([against_the_control(bought[CONTROL], bought[STEEPEST])] if CONTROL in bought else []),
+            *([against_the_control(bought[CONTROL], bought[STEEPEST])] if len(bought) == 2 else []),
         ),
         numbers={
             **{key: value for name in runs for key, value in numbers(name, runs[name]).items()},
@@ -272,6 +208,10 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             "parts are added up.",
             "The table of remedies is of the end of training; nothing was selected. Differences from cross-entropy are "
             "between runs of the same seeds.",
+            "One town of each region is always trained on, so a region with a single town is never tested. Of the "
+            "training books a sample is used, so a word may be tested that was never trained on; so may a teacher's "
+            "class. Which classes were seen at least five times is told of the real data only: each seed of a teacher "
+            "has its own.",
             "The control's prior is uniform, its training set is not: 12,000 labels drawn from 3,000 equal classes are "
             "4 a class give or take 2, and head, middle and tail are what chance made of them.",
             *corrected(runs, changes),
@@ -303,17 +243,20 @@ def at_the_end(name: str, history: lj.History, often: np.ndarray) -> dict[str, l
     for metric, record in (("loss", "loss"), ("accuracy", "correct")):
         records = history.metrics[f"test_example_{record}"][:, -1].astype(np.float64)
         found[f"{NAMES[name]}: {metric} at the end"] = mean_interval(records.mean(axis=1))
-        of_often = f"{NAMES[name]}: {metric} at the end, test examples whose class was seen at least {OFTEN} times"
-        found[of_often] = mean_interval(records[:, often].mean(axis=1))
+        found[f"{NAMES[name]}: {metric} at the end, {OF_OFTEN}"] = mean_interval(records[:, often].mean(axis=1))
+    for metric, called in (("balanced_accuracy", "balanced accuracy"), ("top5_accuracy", "top-5 accuracy")):
+        found[f"{NAMES[name]}: {called} at the end"] = mean_interval(
+            history.metrics[f"test_{metric}"][:, -1].astype(float)
+        )
     return found
 
 
-def corrected(runs: Mapping[str, Runs], changes: Mapping[str, np.ndarray]) -> list[str]:
+def corrected(runs: Mapping[str, GroupRuns], changes: Mapping[str, np.ndarray]) -> list[str]:
     """What Holm's correction leaves of the contrasts of C5 over places, and of the remedies' gains."""
     delays, later = {}, {}
     for name, found in runs.items():
         delays[NAMES[name]] = found.delay()
-        later[NAMES[name]] = found.later()
+        later[NAMES[name]] = found.later(NEAR, LEAST_FALL)
     families = {
         "The delays of the tail over places": delays,
         "The later falls over places": later,
@@ -338,53 +281,7 @@ def corrected(runs: Mapping[str, Runs], changes: Mapping[str, np.ndarray]) -> li
     return told
 
 
-class Bought(NamedTuple):
-    """The head's share of what accuracy gains in inverted pairs of settings minus its share of the test examples."""
-
-    seeds: np.ndarray  # [seed]
-    excess: np.ndarray  # [seed] of which it is the mean: a ratio of sums over pairs and seeds, linearised
-    num_pairs: int
-
-    @property
-    def interval(self) -> lj.Interval:
-        return mean_interval(self.excess) if len(self.excess) > 1 else lj.Interval.without_bounds()
-
-
-def head_share(history: lj.History) -> Bought:
-    nobody = np.array([])
-    last = {
-        name: by_configuration(history, history.metrics[f"test_{name}"][:, -1].astype(np.float64))
-        for name in ("loss", "accuracy")
-    }
-    if np.isfinite(last["loss"]).sum(axis=1).min() < 2:
-        return Bought(nobody, nobody, 0)
-    pairs = np.argwhere(np.triu(inversions(last["loss"], last["accuracy"]).relation < 0))
-    head, shares = (
-        by_configuration(history, history.metrics[f"test_group_{name}"][:, -1, 0].astype(np.float64))
-        for name in ("accuracy", "share")
-    )
-    gained, of_head = np.zeros((2, head.shape[1]))
-    for first, second in pairs:
-        better = np.sign(np.nanmean(last["accuracy"][second] - last["accuracy"][first]))
-        gained += better * (last["accuracy"][second] - last["accuracy"][first])
-        of_head += better * (shares[second] * head[second] - shares[first] * head[first])
-    usable = np.isfinite(gained + of_head + shares.sum(axis=0))
-    if len(pairs) == 0 or usable.sum() < 2:
-        return Bought(nobody, nobody, len(pairs))
-    gained, of_head, shares = gained[usable], of_head[usable], shares[:, usable].mean(axis=0)
-    ratio = of_head.sum() / gained.sum()
-    # its mean is the ratio of sums minus the share, and its spread that of a ratio
-    excess = (of_head - ratio * gained) / gained.mean() + ratio - shares
-    return Bought(seeds_in_order(history)[usable], excess, len(pairs))
-
-
-def seeds_in_order(history: lj.History) -> np.ndarray:
-    """As the columns of ``by_configuration``."""
-    seeds, first = np.unique(history.seeds["init"], return_index=True)
-    return seeds[np.argsort(first)]
-
-
-def against_the_control(control: Bought, steepest: Bought) -> lj.Verdict:
+def against_the_control(control: HeadGain, steepest: HeadGain) -> lj.Verdict:
     _, a, b = np.intersect1d(control.seeds, steepest.seeds, return_indices=True)
     found = lj.Interval.without_bounds()
     if len(a) > 1:
@@ -403,9 +300,9 @@ def against_the_control(control: Bought, steepest: Bought) -> lj.Verdict:
     )
 
 
-def verdicts(name: str, runs: Runs, bought: Bought | None) -> list[lj.Verdict]:
+def verdicts(name: str, runs: GroupRuns, bought: HeadGain | None) -> list[lj.Verdict]:
     scope = "seeds, each a teacher and data of its own" if name in TEACHERS else "seeds, on these data"
-    delay, later = runs.delay(), runs.later()
+    delay, later = runs.delay(), runs.later(NEAR, LEAST_FALL)
     first = mean_interval(delay)
     fell = mean_interval(later) if len(later) > 1 else lj.Interval.without_bounds()
     control = " (control)" if name in TEACHERS and TEACHERS[name][0] == 0 else ""
@@ -452,7 +349,7 @@ def verdicts(name: str, runs: Runs, bought: Bought | None) -> list[lj.Verdict]:
                 "C8",
                 BOUGHT,
                 "head's share of the accuracy gain minus its share of examples, in inverted pairs",
-                BOUGHT_RULE,
+                GAIN_RULE,
                 bought.interval,
                 runs.num_members,
                 f"{bought.num_pairs} inverted pairs of settings"
@@ -463,7 +360,7 @@ def verdicts(name: str, runs: Runs, bought: Bought | None) -> list[lj.Verdict]:
     return found
 
 
-def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
+def numbers(name: str, runs: GroupRuns) -> dict[str, lj.Interval]:
     found = {f"{NAMES[name]}: runs not finite": wilson(runs.num_members - len(runs.loss), runs.num_members)}
     half = runs.half_time()
     for at, group in enumerate(GROUPS):
@@ -471,13 +368,14 @@ def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
         if len(times) > 1:
             found[f"{NAMES[name]}: epoch at which the {group} has half of its highest accuracy"] = mean_interval(times)
         found[f"{NAMES[name]}: accuracy of the {group} at the end"] = mean_interval(runs.group_accuracy[:, -1, at])
+        found[f"{NAMES[name]}: loss of the {group} at the end"] = mean_interval(runs.group_loss[:, -1, at])
     return found
 
 
 # What is plotted ---------------------------------------------------------------------------------------------------
 
 
-def group_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def group_table(runs: Mapping[str, GroupRuns]) -> dict[str, np.ndarray]:
     """Means over runs of loss and accuracy by group and of all, with intervals, at each evaluation."""
     return table(
         {
@@ -495,10 +393,10 @@ def group_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     )
 
 
-def dose_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def dose_table(runs: Mapping[str, GroupRuns]) -> dict[str, np.ndarray]:
     """By the prior's slope: when each group has half of its highest accuracy, and the tail's delay after the head."""
 
-    def times(found: Runs) -> dict[str, np.ndarray]:
+    def times(found: GroupRuns) -> dict[str, np.ndarray]:
         half = found.half_time()
         reached = half[np.isfinite(half).all(axis=1)]
         return {group: reached[:, at] for at, group in enumerate(GROUPS)} | {"delay": found.delay()}

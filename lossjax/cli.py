@@ -18,6 +18,8 @@ import tyro
 if TYPE_CHECKING:
     from lossjax.analysis.findings import Findings
     from lossjax.sweeps.experiment import Experiment
+    from lossjax.sweeps.simulation import Simulations
+    from lossjax.sweeps.sweep import Sweep
 
 # exit codes; UNEXPECTED is EX_SOFTWARE of sysexits.h, and stopped on request is signals.STOPPED, 75
 PARTS_FAILED, WRONG_INPUT, UNEXPECTED = 1, 2, 70
@@ -47,6 +49,8 @@ class RunOptions(ScaleOptions):
     """How often the members in training are kept."""
     mix_versions: bool = False
     """Add to results that another version of lossjax or jax made."""
+    dry_run: bool = False
+    """Say what would be trained, in members, steps and memory, and stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +249,9 @@ def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
                 raise ValueError(f"sweep({scale!r}) of experiment {experiment.name!r} gave {sweep!r} and no Sweep")
             if options.seeds is not None:
                 sweep = sweep.with_seeds(options.seeds)
+            if options.dry_run:
+                _tell(experiment, sweep, options.results)
+                return 0
             if isinstance(sweep, simulation.Simulations):
                 simulation.run_simulations(
                     sweep,
@@ -280,6 +287,32 @@ def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
         findings = dataclasses.replace(findings, meta={**store.cost(root), **findings.meta})
     _publish(experiment, findings, root)
     return 0
+
+
+def _tell(experiment: "Experiment", sweep: "Sweep | Simulations", results: Path) -> None:
+    """What would be trained, and for how long at what the usual scale took."""
+    from lossjax.sweeps.simulation import Simulations
+
+    if isinstance(sweep, Simulations):
+        print(f"{len(sweep.cases):,} cases × {sweep.draws:,} draws")
+        return
+    from lossjax.reports.report import read_findings
+    from lossjax.sweeps.forecast import forecast, member_steps
+
+    print("\n".join(forecast(sweep)))
+    usual = experiment.scale()
+    summary = results / experiment.folder(usual)
+    if not (summary / "summary.json").exists():
+        return
+    took, members = (read_findings(summary).meta.get(key) for key in ("core_seconds", "members"))
+    known = experiment.sweep(usual)
+    if took is not None and members and not isinstance(known, Simulations):
+        planned = sum(len(known.members(name)) for name in known.cells)
+        done = member_steps(known) * members["planned"] / planned  # the results may have other seeds
+        print(
+            f"about {took * member_steps(sweep) / done / 3600:.1f} core-hours, if a member-step takes what it took in "
+            f"{summary}, evaluations included; larger networks take more"
+        )
 
 
 def _redraw(experiment: "Experiment", root: Path) -> None:

@@ -75,10 +75,16 @@ def test_each_scale_has_a_folder_of_its_own_and_another_is_refused(command, writ
     file = write_experiment(seeds=2)
     text = file.read_text()
     file.write_text(text.replace("sweep, analyse, plot)", 'sweep, analyse, plot, ("smoke", "laptop", "paper"))'))
+    code, out, _ = command("run", file, "--scale", "paper", "--dry-run")
+    assert code == 0
+    assert "a: 2 members × " in out
+    assert "in all: 2 members" in out
+    assert not root.parent.exists()
     assert command("run", file, "--scale", "paper")[0] == 0
     assert members_are_there(root.with_name("tiny-paper")) == 2
     assert command("run", file)[0] == 0
     assert members_are_there(root) == 2
+    assert "core-hours, if a member-step takes what it took in results" in command("run", file, "--dry-run")[1]
     assert json.loads((root / "plan.json").read_text())["scale"] == "laptop"
     assert command("figures", file, "--scale", "paper")[0] == 0
     one_message(command("run", file, "--scale", "full"), "has no scale 'full'; it has smoke, laptop, paper")

@@ -1,7 +1,5 @@
 """Figures of many classes: what lies beyond the picture is said to be there."""
 
-import dataclasses
-
 import numpy as np
 
 from lossjax.analysis.interval import Interval
@@ -35,7 +33,7 @@ def test_levels_beyond_the_picture_stand_past_a_break_in_their_order():
     assert bayes == 2.5
     assert 3.5 < prior < uniform < loss.get_ylim()[1] < 5
     assert max(loss.get_yticks()) <= 3.6  # nothing is read off beyond the break
-    prior, uniform = levels_of(right)
+    uniform, prior = levels_of(right)
     assert right.get_ylim()[0] < uniform < prior < 0.2
     assert min(right.get_yticks()) >= 0.19
 
@@ -82,7 +80,9 @@ def test_parts_of_a_change_stand_beside_their_sum():
     loss = imbalanced.Split(
         "by group", ["head", "tail"], np.array([-0.1, 0.3]), np.array([-0.2, 0.2]), np.array([0.0, 0.4])
     )
-    accuracy = dataclasses.replace(loss, contribution=np.array([0.02, -0.01]))
+    accuracy = imbalanced.Split(
+        "by group", loss.parts, *(np.array([0.02, -0.01]) + shift for shift in (0, -0.01, 0.01))
+    )
     figure = imbalanced.taken_apart([loss, loss], [accuracy], title="from A to B")
     sums = [float(ax.get_lines()[0].get_ydata()[0]) for ax in figure.axes]
     np.testing.assert_allclose(sums, [0.2, 0.2, 0.01])

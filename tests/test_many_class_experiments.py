@@ -9,6 +9,11 @@ import numpy as np
 import pytest
 
 import lossjax as lj
+from lossjax.analysis.conditions import Conditions, condition_table
+from lossjax.analysis.conditions import conditions as conditions_of
+from lossjax.analysis.groups import HeadGain, by_group, crossing, head_gain
+from lossjax.analysis.pairs import disagreeing_share
+from lossjax.analysis.replacement import replaced, tuned
 from lossjax.reports.report import read_findings, write_findings
 from lossjax.sweeps.experiment import load_experiment
 
@@ -50,15 +55,16 @@ def conditions(levels):
     correct = np.stack([uniform < np.where(group == 0, head, other) for head, other, _, _ in levels.values()])
     loss = np.stack([np.where(hits, *losses[2:]) for hits, losses in zip(correct, levels.values(), strict=True)])
     loss = loss * np.exp(0.01 * rng.standard_normal(loss.shape))
-    return table.Conditions(
+    return Conditions(
         names=list(levels),
+        sets=[name.split("-")[0] for name in levels],
         loss=loss.mean(axis=2),
         accuracy=correct.mean(axis=2),
         refinement=0.9 * loss.mean(axis=2),
         temperature=np.full(loss.shape[:2], 1.3),
         example_loss=loss,
         example_correct=correct,
-        example_refined=0.9 * loss,
+        example_refined_loss=0.9 * loss,
         group=group,
     )
 
@@ -140,7 +146,7 @@ def test_how_often_is_often(low, high, outcome):
 def test_conditions_are_compared_with_their_set():
     """What the conditions of a set share cancels; the Pareto set of a set knows the others only by what they beat."""
     both = LEVELS | {"A-16, dropout": (0.6, 0.5, 0.4, 3.0), "A-32, base": (0.4, 0.5, 0.4, 3.0)}
-    found = table.condition_table(conditions(both), np.arange(NUM_EXAMPLES) < 10)
+    found = condition_table(conditions(both), np.arange(NUM_EXAMPLES) < 10)
     rows = {name: at for at, name in enumerate(found["condition"].tolist())}
     mine = [rows[name] for name in ("A-16, base", "A-16, dropout", "A-32, base")]
     for key in ("loss", "accuracy"):
@@ -169,7 +175,7 @@ def test_how_often_two_runs_disagree_by_counting():
             loss > other_loss and accuracy > other_accuracy
         )
         share[kind][1] += 1
-    same, each = table.same_condition(found), table.one_run_each(found)
+    same, each = (disagreeing_share(found.loss, found.accuracy, among) for among in ("seeds", "configurations"))
     assert same.estimate == pytest.approx(share["same"][0] / share["same"][1])
     assert each.estimate == pytest.approx(share["each"][0] / share["each"][1])
     assert 0 <= each.low < each.estimate < each.high <= 1
@@ -196,10 +202,10 @@ def test_conditions_come_in_the_order_of_their_members():
         hyperparams={name: np.tile(np.float32([one[name] for one in settings]), 2) for name in table.BASE},
         nonfinite_step=np.full(len(number), -1, np.int32),
     )
-    found = table.conditions({"A-16": history}, np.zeros(5, dtype=int))
+    found = conditions_of({"A-16": history}, np.zeros(5, dtype=int), table.called)
     assert found.names == [f"A-16, {name}" for name in table.CHANGES]
     np.testing.assert_array_equal(found.loss[2], [2, 2 + len(settings)])
-    np.testing.assert_array_equal(found.example_refined[2][:, 0], found.loss[2])
+    np.testing.assert_array_equal(found.example_refined_loss[2][:, 0], found.loss[2])
 
 
 def test_data_are_told_apart_and_figures_need_the_tables_alone(tmp_path):
@@ -262,13 +268,13 @@ def grouped(tail_delay=2.0, late_fall=(0.0, 0.0, 0.3), members=8, missing=0):
 
 def test_crossing_is_linear_between_evaluations():
     times, curve = np.array([0.0, 1.0, 3.0]), np.array([0.0, 0.2, 0.6])
-    assert imbalance.crossing(times, curve, 0.4) == pytest.approx(2.0)
-    assert imbalance.crossing(times, curve, 0.0) == 0.0
-    assert imbalance.crossing(times, curve, 0.7) == np.inf
+    assert crossing(times, curve, 0.4) == pytest.approx(2.0)
+    assert crossing(times, curve, 0.0) == 0.0
+    assert crossing(times, curve, 0.7) == np.inf
 
 
 def test_shares_and_half_times_of_groups():
-    runs = imbalance.summarise(grouped())
+    runs = by_group(grouped())
     np.testing.assert_allclose(runs.shares, [[0.5, 0.3, 0.2]] * 8)
     # reached between evaluations at 0.4 of the way up
     half = runs.half_time()
@@ -276,20 +282,20 @@ def test_shares_and_half_times_of_groups():
 
 
 def test_what_falls_later_is_told_by_group():
-    runs = imbalance.summarise(grouped())
+    runs = by_group(grouped())
     # after epoch 4 only the tail's loss falls, and of what is left its share is a fifth
-    np.testing.assert_allclose(runs.later(), 1 - 0.2, atol=1e-3)
-    assert len(imbalance.summarise(grouped(late_fall=(0, 0, 0))).later()) == 0
-    level = imbalance.summarise(grouped(late_fall=(0.3, 0.3, 0.3))).later()
+    np.testing.assert_allclose(runs.later(0.01, 0.005), 1 - 0.2, atol=1e-3)
+    assert len(by_group(grouped(late_fall=(0, 0, 0))).later(0.01, 0.005)) == 0
+    level = by_group(grouped(late_fall=(0.3, 0.3, 0.3))).later(0.01, 0.005)
     np.testing.assert_allclose(level, 0.0, atol=1e-3)
 
 
 def test_verdicts_on_what_is_learned_when():
-    first, later = imbalance.verdicts("places", imbalance.summarise(grouped()), None)
+    first, later = imbalance.verdicts("places", by_group(grouped()), None)
     assert (first.outcome, later.outcome) == ("supported", "supported")
-    first, later = imbalance.verdicts("places", imbalance.summarise(grouped(-0.6, (0.3, 0.3, 0.0))), None)
+    first, later = imbalance.verdicts("places", by_group(grouped(-0.6, (0.3, 0.3, 0.0))), None)
     assert (first.outcome, later.outcome) == ("refuted", "refuted")
-    numbers = imbalance.numbers("places", imbalance.summarise(grouped(missing=2)))
+    numbers = imbalance.numbers("places", by_group(grouped(missing=2)))
     assert numbers["place names: runs not finite"].estimate == pytest.approx(0.2)
 
 
@@ -326,19 +332,19 @@ def bought(gain_of_head):
 
 @pytest.mark.parametrize("gain_of_head", [0.1, 0.0])
 def test_who_gains_where_loss_and_accuracy_are_inverted(gain_of_head):
-    found = imbalance.head_share(bought(gain_of_head))
+    found = head_gain(bought(gain_of_head))
     assert found.num_pairs == 1
     assert found.interval.estimate == pytest.approx(gain_of_head / 0.1 - 0.5, abs=0.02)
 
 
 def test_the_imbalanced_teacher_is_judged_against_the_control():
-    everything, nothing = (imbalance.head_share(bought(gain)) for gain in (0.1, 0.0))
+    everything, nothing = (head_gain(bought(gain)) for gain in (0.1, 0.0))
     verdict = imbalance.against_the_control(nothing, everything)
     assert verdict.estimate.estimate == pytest.approx(1.0, abs=0.04)
     assert (verdict.outcome, verdict.num_seeds) == ("supported", 8)
-    fewer = imbalance.Bought(everything.seeds[2:], everything.excess[2:], 1)
+    fewer = HeadGain(everything.seeds[2:], everything.excess[2:], 1)
     assert imbalance.against_the_control(nothing, fewer).num_seeds == 6
-    none = imbalance.against_the_control(nothing, imbalance.Bought(np.array([]), np.array([]), 0))
+    none = imbalance.against_the_control(nothing, HeadGain(np.array([]), np.array([]), 0))
     assert (none.outcome, none.num_seeds) == ("unresolved", 0)
 
 
@@ -352,7 +358,7 @@ def test_a_seed_that_gains_next_to_nothing_does_not_upset_the_share():
         rows[np.flatnonzero(hardly)[1]] = rows[np.flatnonzero(hardly)[0]]
     metrics["test_accuracy"][np.flatnonzero(hardly)[1], -1] += 1e-4
     metrics["test_group_accuracy"][np.flatnonzero(hardly)[1], -1] += [-0.004, 0.0, 0.011]
-    found = imbalance.head_share(dataclasses.replace(history, metrics=metrics))
+    found = head_gain(dataclasses.replace(history, metrics=metrics))
     assert found.num_pairs == 1
     assert found.interval.estimate == pytest.approx(1 - 0.5, abs=0.05)
     assert found.interval.high - found.interval.low < 0.2
@@ -431,15 +437,15 @@ TRANSFORMER = {
 
 
 def test_each_architecture_is_taken_at_its_best_rate_and_a_rate_with_broken_runs_is_not():
-    assert architectures.tuned(runs_of(CONV)).rate == pytest.approx(1e-3)
-    assert architectures.tuned(runs_of(CONV)).best == 2
-    broken = architectures.tuned(runs_of(CONV, broken=(2,)))
+    assert tuned(runs_of(CONV)).rate == pytest.approx(1e-3)
+    assert tuned(runs_of(CONV)).best == 2
+    broken = tuned(runs_of(CONV, broken=(2,)))
     assert broken.rate == pytest.approx(1e-2)
 
 
 def test_the_replacement_is_judged_where_the_premise_holds_most():
-    old, new = architectures.tuned(runs_of(CONV)), architectures.tuned(runs_of(TRANSFORMER))
-    found = architectures.replaced(old, new)
+    old, new = tuned(runs_of(CONV)), tuned(runs_of(TRANSFORMER))
+    found = replaced(old, new)
     assert (found.premise, found.evaluation) == (True, 3)  # 0.5 nats and 5 points, against 0.2 and 2
     change = found.compared(3, 3)
     assert change.delta_loss.estimate == pytest.approx(0.5, abs=0.01)
@@ -452,12 +458,12 @@ def test_the_replacement_is_judged_where_the_premise_holds_most():
     confidence, temperature = architectures.verdicts("places", found)
     assert (confidence.outcome, temperature.outcome) == ("refuted", "refuted")
     under = TRANSFORMER | {"confidence": [0, 0.2, 0.3, 0.3], "temperature": [1, 1, 0.8, 0.7]}
-    found = architectures.replaced(old, architectures.tuned(runs_of(under)))
+    found = replaced(old, tuned(runs_of(under)))
     assert {verdict.outcome for verdict in architectures.verdicts("places", found)} == {"supported"}
 
 
 def test_without_the_premise_the_end_is_judged_and_it_is_said():
-    found = architectures.replaced(architectures.tuned(runs_of(TRANSFORMER)), architectures.tuned(runs_of(CONV)))
+    found = replaced(tuned(runs_of(TRANSFORMER)), tuned(runs_of(CONV)))
     assert (found.premise, found.evaluation) == (False, 3)
     for verdict in architectures.verdicts("words", found):
         assert "at no epoch ahead" in verdict.note
@@ -466,8 +472,8 @@ def test_without_the_premise_the_end_is_judged_and_it_is_said():
 
 def test_any_two_architectures_are_asked_where_the_claim_has_no_case():
     """The convolution takes the transformer's part: ahead in accuracy, behind in loss, and over-confident."""
-    runs = {f"places-{name}": architectures.tuned(runs_of(CONV)) for name in ("lstm", "transformer")}
-    runs["places-conv"] = architectures.tuned(runs_of(TRANSFORMER))
+    runs = {f"places-{name}": tuned(runs_of(CONV)) for name in ("lstm", "transformer")}
+    runs["places-conv"] = tuned(runs_of(TRANSFORMER))
     found = architectures.any_two("places", runs)
     assert all(verdict.where == "place names, convolution against LSTM" for verdict in found)
     assert [verdict.outcome for verdict in found] == ["refuted", "refuted"]
@@ -476,9 +482,9 @@ def test_any_two_architectures_are_asked_where_the_claim_has_no_case():
 
 
 def test_often_seen_classes_are_told_beside_the_whole():
-    runs = {f"places-{name}": architectures.tuned(runs_of(CONV)) for name in ("lstm", "conv")}
-    runs["places-transformer"] = architectures.tuned(runs_of(TRANSFORMER))
-    found = architectures.replaced(runs["places-conv"], runs["places-transformer"])
+    runs = {f"places-{name}": tuned(runs_of(CONV)) for name in ("lstm", "conv")}
+    runs["places-transformer"] = tuned(runs_of(TRANSFORMER))
+    found = replaced(runs["places-conv"], runs["places-transformer"])
     often = np.arange(400) < 100  # all of them right in both
     numbers = architectures.numbers("places", runs, found, often)
     (change,) = [key for key in numbers if "accuracy, transformer minus convolution, test examples" in key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,9 +54,7 @@ def uniform(num_classes: int) -> Baseline:
     return Baseline(loss, 1 / num_classes, 1 / num_classes, loss)
 
 
-def references(
-    class_counts: Int[np.ndarray, " class"], labels: Int[np.ndarray, " example"]
-) -> dict[Literal["class prior", "uniform"], Baseline]:
+def references(class_counts: Int[np.ndarray, " class"], labels: Int[np.ndarray, " example"]) -> dict[str, Baseline]:
     """Both, by the names that figures give them: from training examples of each class and the labels tested on."""
     return {"class prior": class_prior(class_counts, labels), "uniform": uniform(len(class_counts))}
 

@@ -5,6 +5,7 @@ Pairs share units, so they are never resampled themselves: the rows and columns 
 
 import math
 import warnings
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -71,3 +72,39 @@ def crossed_variance(
     variance = np.maximum(row + column - both, np.maximum(row, column))
     df = satterthwaite([row, np.maximum(column - both, 0)], [max(count - 1, 1) for count in shape], variance)
     return variance, df
+
+
+def disagreeing_share(
+    loss: Float[np.ndarray, "config seed"],
+    accuracy: Float[np.ndarray, "config seed"],
+    among: Literal["seeds", "configurations"],
+    *,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Interval:
+    """The share of pairs of runs in which one has the better loss and the other the better accuracy.
+
+    Of all pairs of ``"seeds"`` of one configuration, or of ``"configurations"`` at one seed; the interval holds for
+    fresh ones of both. Runs whose loss is not finite are in no pair.
+    """
+    by_pair = (loss, accuracy) if among == "seeds" else (loss.T, accuracy.T)
+    a, b = np.triu_indices(by_pair[0].shape[1], 1)
+    loss_change, accuracy_change = (values[:, b] - values[:, a] for values in by_pair)
+    exists = np.isfinite(loss_change)
+    disagrees = exists & (loss_change * accuracy_change > 0)
+
+    def share(configs: Float[np.ndarray, " config"], seeds: Float[np.ndarray, " seed"]) -> float:
+        units, paired = (configs, seeds) if among == "seeds" else (seeds, configs)
+        weight = paired[a] * paired[b]
+        return float(np.sum(units * (weight * disagrees).sum(axis=1)) / np.sum(units * (weight * exists).sum(axis=1)))
+
+    every_config, every_seed = np.ones(loss.shape[0]), np.ones(loss.shape[1])
+    configs, seeds = crossed_weights(loss.shape[0], loss.shape[1], resamples, seed)
+    with np.errstate(invalid="ignore"):  # a resample of a single seed has no pairs
+        by_config, by_seed, by_both = (
+            np.array([[share(*weights)] for weights in zip(*drawn, strict=True)])
+            for drawn in ((configs, [every_seed] * resamples), ([every_config] * resamples, seeds), (configs, seeds))
+        )
+    estimate = share(every_config, every_seed)
+    variance, df = crossed_variance(np.array([estimate]), by_config, by_seed, by_both, loss.shape)
+    return pair_share(estimate, float(variance[0]), float(df[0]), loss.shape[0])

@@ -5,8 +5,8 @@ As in ``plots``, whose style and colours they share, every function draws what i
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,13 +17,11 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, Perce
 
 from lossjax.analysis.interval import Interval
 from lossjax.reports.labels import end_label, separate
+from lossjax.reports.levels import DASHED, GREY, SMALL, draw_levels, nats, percent, points
 from lossjax.reports.plots import PALETTE, _figure, _style
 
 GROUP_COLOURS: Final = {"head": "#0072B2", "middle": "#009E73", "tail": "#D55E00"}
-_GREY: Final = "#767676"
 _INK: Final = "#333333"
-_SMALL: Final[dict[str, Any]] = {"color": _GREY, "fontsize": 8}
-_DASHED: Final[dict[str, Any]] = {"color": _GREY, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1}
 _POINTS: Final = FuncFormatter(lambda share, _: f"{100 * share:+.1f}".replace("-", "−") if round(share, 6) else "0")
 _MARKERS: Final = ("o", "D", "s", "^")
 
@@ -173,7 +171,7 @@ def taken_apart(of_loss: Sequence[Split], of_accuracy: Sequence[Split], *, title
             ax.vlines(x[:-1], split.low, split.high, color="#222222", linewidth=1.2)
             ax.plot(x[-1], split.contribution.sum(), "o", color="#222222", markersize=5)
             ax.axhline(0, color="#444444", linewidth=0.8)
-            ax.set_xticks(x, [*(part.replace("→", "→\n") for part in split.parts), "sum"], fontsize=7.5)
+            ax.set_xticks(x, [*(part.replace("→", "→\n") for part in split.parts), "sum"], fontsize=7)
             ax.set_xlim(-0.6, x[-1] + 0.6)
             ax.set_title("\n".join(textwrap.wrap(split.title, 8 * len(x))), fontsize=9.5)
             if 0 < at < len(of_loss):
@@ -221,8 +219,8 @@ def learned_by_group(columns: Sequence[GroupCurves]) -> Figure:
             for ax, lines, levels in rows:
                 texts = []
                 for name, level in levels.items():
-                    ax.axhline(level, **_DASHED)
-                    texts.append(end_label(ax, name, level, _GREY))
+                    ax.axhline(level, **DASHED)
+                    texts.append(end_label(ax, name, level, GREY))
                 for line in lines:
                     colour = GROUP_COLOURS.get(line.label, "#222222")
                     ax.plot(line.epochs, line.mean, color=colour, linewidth=1.2 if line.label in GROUP_COLOURS else 2.2)
@@ -260,7 +258,7 @@ def remedies(
             ax.tick_params(axis="x", labelsize=8.5)
             ax.xaxis.set_major_locator(MaxNLocator(3))
             ax.margins(x=0.12)
-            _levels(ax, references.get(title, {}), "x", percent if "accuracy" in title else nats)
+            draw_levels(ax, references.get(title, {}), "x", percent if "accuracy" in title else nats)
         axes[0].set_yticks(y, names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         return figure
@@ -297,7 +295,7 @@ def along_training(
                     colour = PALETTE[index]
                     ax.plot(curve.epochs, curve.mean, color=colour, linewidth=1.5, label=curve.label)
                     ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
-                _levels(ax, levels, "y", percent if "accuracy" in title else nats)
+                draw_levels(ax, levels, "y", percent if "accuracy" in title else nats)
                 ax.tick_params(labelsize=8.5)
                 if row == 0:
                     ax.set_title(title)
@@ -309,99 +307,19 @@ def along_training(
         return figure
 
 
-# Reference levels -----------------------------------------------------------------------------------------------------
-
-
-def nats(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
-
-
-def points(difference: float) -> str:
-    return f"{100 * difference:+.0f} points".replace("-", "−")
-
-
-def _levels(ax: Axes, levels: Mapping[str, float], axis: Literal["x", "y"], spelled: Callable[[float], str]) -> None:
-    """Dashed lines across an axis, with their names. To be called when everything else is drawn.
-
-    A level beyond the picture, which would squeeze all else, stands past a break of the axis: on its side and in its
-    order, with its value for want of a scale.
-    """
-    horizontal = axis == "y"
-    low, high = ax.get_ylim() if horizontal else ax.get_xlim()
-    near = 0.3 * (high - low)  # for so little the axis is made longer
-    room = 0.12 * (high - low)  # for the name of a line at the edge
-    close = [level for level in levels.values() if low - near <= level <= high + near]
-    low, high = min([low, *close]), max([high, *(level + room for level in close)])
-    ticks = [tick for tick in (ax.get_yticks() if horizontal else ax.get_xticks()) if low <= tick <= high]
-    ordered = sorted(levels.items(), key=lambda item: item[1])
-    before = [name for name, level in ordered if level < low]
-    after = [name for name, level in ordered if level > high]
-    step, gap = (0.17 if horizontal else 0.13) * (high - low), 0.12 * (high - low)
-    places = {name: level for name, level in ordered if low <= level <= high}
-    places |= {name: low - gap - step * (len(before) - 1 - at) for at, name in enumerate(before)}
-    places |= {name: high + gap + step * at for at, name in enumerate(after)}
-    for name, place in places.items():
-        said = name if low <= levels[name] <= high else f"{name} {spelled(levels[name])}"
-        (ax.axhline if horizontal else ax.axvline)(place, **_DASHED)
-        text = ax.annotate(
-            said,
-            (0.99, place) if horizontal else (place, 0.99),
-            xycoords=ax.get_yaxis_transform() if horizontal else ax.get_xaxis_transform(),
-            xytext=(0, 1) if horizontal else (1, 0),
-            textcoords="offset points",
-            ha="right" if horizontal else "left",
-            va="bottom" if horizontal else "top",
-            rotation="horizontal" if horizontal else "vertical",
-            **_SMALL,
-        )
-        text.set_in_layout(False)
-    ends = low - bool(before) * (gap + step * len(before)), high + bool(after) * (gap + step * len(after))
-    breaks = [low - gap / 2] * bool(before) + [high + gap / 2] * bool(after)
-    if horizontal:
-        ax.set_ylim(*ends)
-        ax.set_yticks(ticks)
-    else:
-        ax.set_xlim(*ends)
-        ax.set_xticks(ticks)
-    for place in breaks:
-        _break(ax, (place - ends[0]) / (ends[1] - ends[0]), horizontal)
-
-
-def _break(ax: Axes, along: float, on_y: bool) -> None:
-    """Two strokes through the spine with nothing between them."""
-    for offset, colour in ((0.0, "white"), (-0.016, "#666666"), (0.016, "#666666")):
-        at = (0.0, along + offset) if on_y else (along + offset, 0.0)
-        stroke = [(-1.0, -0.4), (1.0, 0.4)] if on_y else [(-0.4, -1.0), (0.4, 1.0)]
-        ax.plot(
-            *([one] for one in at),
-            marker=stroke,
-            markersize=9,
-            markeredgewidth=4.0 if colour == "white" else 0.9,
-            color=colour,
-            linestyle="none",
-            transform=ax.transAxes,
-            clip_on=False,
-            zorder=3,
-        )
-
-
 def _whole_plane(
     ax: Axes,
     loss: Float[np.ndarray, " condition"],
     accuracy: Float[np.ndarray, " condition"],
-    colours: Sequence[str],
+    colours: np.ndarray,
     references: Mapping[str, tuple[float, float]],
 ) -> None:
     """A small picture of all conditions with the references, each a line across and one upwards."""
     inset = ax.inset_axes((0.09, 0.1, 0.4, 0.5))
     inset.scatter(loss, accuracy, s=5, c=colours, linewidths=0)
     for name, (nats_of, share) in references.items():
-        inset.axvline(nats_of, **_DASHED)
-        inset.axhline(share, **_DASHED)
+        inset.axvline(nats_of, **DASHED)
+        inset.axhline(share, **DASHED)
         inset.annotate(
             f"{name}: {nats(nats_of)}, {percent(share)}",
             (nats_of, 0.97),
@@ -411,13 +329,13 @@ def _whole_plane(
             ha="right",
             va="top",
             rotation="vertical",
-            **_SMALL,
+            **SMALL,
         )
     inset.set_xlim(0, 1.04 * max([*loss, *(nats_of for nats_of, _ in references.values())]))
     inset.set_ylim(bottom=-0.03 * accuracy.max())
     inset.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
     inset.tick_params(labelsize=7.5)
-    inset.set_title("the whole plane", **_SMALL)
+    inset.set_title("the whole plane", **SMALL)
 
 
 def _make_room(ax: Axes, num_lines: int) -> None:
@@ -429,4 +347,4 @@ def _make_room(ax: Axes, num_lines: int) -> None:
 def _corner(ax: Axes, lines: Sequence[str]) -> None:
     """Of what has a higher loss and a lower accuracy than all that is drawn: arrows out of the lower right corner."""
     text = "\n".join(f"{line} ↘" for line in lines)
-    ax.text(0.99, 0.01, text, transform=ax.transAxes, ha="right", va="bottom", **_SMALL)
+    ax.text(0.99, 0.01, text, transform=ax.transAxes, ha="right", va="bottom", **SMALL)

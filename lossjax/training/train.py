@@ -45,6 +45,11 @@ class Cell:
         return jax.eval_shape(lambda batch: _init_params(self, jax.random.key(0), batch), self.batch_shape)
 
     @property
+    def num_parameters(self) -> int:
+        """Of a member."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params_shape))
+
+    @property
     def batch_shape(self) -> Split:
         """Shapes and types of a batch of training examples."""
         size = self.config.batch_size
