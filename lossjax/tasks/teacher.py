@@ -13,7 +13,8 @@ import scipy.optimize
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from lossjax.tasks.task import Bayes, Split, Splits
+from lossjax.devices import quiet_compilation
+from lossjax.tasks.task import Bayes, Split, Splits, check_whole
 
 Network = Literal["lstm", "dense"]
 Prior = Literal["uniform", "zipf"] | tuple[float, ...]
@@ -71,18 +72,19 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.network not in get_args(Network):
             raise ValueError(f"network={self.network!r} is none of {', '.join(get_args(Network))}")
-        least = {"hidden": 1, "num_examples": 1, "seq_len": 1, "num_features": 1, "num_classes": 2}
-        for name, bound in (least | dict.fromkeys(("num_val", "num_test", "num_irrelevant"), 0)).items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")
+        check_whole(self, hidden=1, num_examples=1, seq_len=1, num_features=1, num_classes=2)
+        check_whole(self, num_val=0, num_test=0, num_irrelevant=0)
         for name in ("temperature", "input_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)} must be finite and > 0")
         if not (math.isfinite(self.zipf_exponent) and self.zipf_exponent >= 0):
             raise ValueError(f"zipf_exponent={self.zipf_exponent} must be finite and >= 0")
-        if self.teacher_seed is not None and not 0 <= self.teacher_seed < 2**32:
-            raise ValueError(f"teacher_seed={self.teacher_seed} must lie in 0 … 4294967295, or be None")
-        if isinstance(self.prior, str) and self.prior not in ("uniform", "zipf"):
+        if self.teacher_seed is not None:
+            check_whole(self, teacher_seed=0)
+            if self.teacher_seed >= 2**32:
+                raise ValueError(f"teacher_seed={self.teacher_seed} must lie in 0 … 4294967295, or be None")
+        is_named = isinstance(self.prior, str) and self.prior in ("uniform", "zipf")
+        if not isinstance(self.prior, tuple) and not is_named:
             raise ValueError(f"prior={self.prior!r} is neither uniform nor zipf nor a tuple of probabilities")
         if isinstance(self.prior, tuple):
             if len(self.prior) != self.num_classes:
@@ -174,7 +176,8 @@ def bayes_risk(task: Teacher, num_examples: int = 10**6, seed: int = 0, key: Key
         raise ValueError(f"num_examples={num_examples} gives no standard error; draw at least 2")
     weights = _weights(task, _own_teacher_key(task, key))
     inputs_key = jax.random.key(seed, impl="threefry2x32")
-    losses, accuracies, marginals = _risks(_architecture(task), weights, task.temperature, inputs_key, num_examples)
+    with quiet_compilation():
+        losses, accuracies, marginals = _risks(_architecture(task), weights, task.temperature, inputs_key, num_examples)
     loss, accuracy = (
         np.asarray(values, dtype=np.float64).reshape(-1)[:num_examples] for values in (losses, accuracies)
     )
@@ -201,7 +204,8 @@ def at_bayes_accuracy(task: Teacher, accuracy: float) -> Teacher:
 
     @functools.cache
     def excess(log_temperature: float) -> float:
-        return float(_accuracy_at(_architecture(task), key, math.exp(log_temperature))) - accuracy
+        with quiet_compilation():
+            return float(_accuracy_at(_architecture(task), key, math.exp(log_temperature))) - accuracy
 
     def within(log_temperature: float) -> float:
         return min(max(log_temperature, math.log(1e-3)), math.log(1e3))
@@ -253,7 +257,7 @@ def _weights(task: Teacher, own_key: Key[Array, ""] | None) -> _Weights:
 @functools.cache
 def _shared_weights(task: Teacher, seed: int) -> _Weights:
     """NumPy arrays, made once and never traced: in a program of many members the teacher is a small constant."""
-    with jax.ensure_compile_time_eval():
+    with quiet_compilation(), jax.ensure_compile_time_eval():
         weights = _compiled_random_weights(_architecture(task), _seed_key(seed), task.temperature)
         return jax.tree.map(np.asarray, weights)
 
