@@ -60,6 +60,8 @@ def run_sweep(
         RuntimeWarning: a checkpoint could not be written or was passed over, versions are mixed, or parameters are
             asked for of members that were trained without keeping them.
     """
+    if not checkpoint_seconds >= 0:  # nan too, which would mean never
+        raise ValueError(f"checkpoint_seconds={checkpoint_seconds:g} must be at least 0; 0 keeps every segment")
     store.prepare(root)
     devices.start()
     sweep = sweep.pinned()  # a file that changes while the sweep runs is refused
