@@ -234,7 +234,7 @@ def test_a_bias_for_each_class_repairs_what_a_temperature_does_not():
     assert bias.gain.low < np.sum(p * np.log(p / q)) < bias.gain.high
     assert "A bias for each class, fitted with the temperature, makes up for it" in found.verdict
     assert any(step.action.startswith("Fit a bias for each class") for step in found.next_steps)
-    assert {"kind", "left", "contrast", "gain"} == set(json.loads(found.to_json())["repairs"][0])
+    assert {"kind", "num_examples", "left", "contrast", "gain"} == set(json.loads(found.to_json())["repairs"][0])
 
 
 def test_what_no_scale_and_bias_repairs_is_said_to_be_so():
@@ -259,13 +259,18 @@ def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
     found = lj.diagnose(np.stack([before] * 3), np.stack([0.98 * after, after]), labels)
     assert found.regime == "K"
     assert abs(found.repairs[0].left.estimate) < 0.02
-    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 100})
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 80})
     found = lj.diagnose(before, after, labels)
-    assert [repair.kind for repair in found.repairs] == ["bias"]
-    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 100, "vector": 100})
+    assert [(repair.kind, repair.num_examples) for repair in found.repairs] == [("bias", 600)]
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1500, "vector": 80})
+    found = lj.diagnose(before, after, labels)
+    assert [(repair.kind, repair.num_examples) for repair in found.repairs] == [("bias", 500)]
+    assert abs(found.repairs[0].left.estimate) < 0.05
+    assert any("fitted and judged on 500 examples at random" in line for line in found.evidence)
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 80, "vector": 80})
     found = lj.diagnose(before, after, labels)
     assert found.repairs == ()
-    assert "was not tried: a model has 1,800 logits, and above 100 it would take too long." in found.verdict
+    assert "was not tried: with 3 classes it would take too long on these 600 examples" in found.verdict
     assert any("were not tried here" in step.because for step in found.next_steps)
 
 
