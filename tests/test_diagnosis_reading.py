@@ -314,6 +314,13 @@ def test_sizes_of_all_files_are_summed(save):
         read_files([two, one], max_bytes=32_100)
 
 
+def test_what_grows_when_it_is_worked_on_is_refused(save):
+    """A byte a logit becomes eight, and every example is measured."""
+    small = save("a.npz", logits=np.zeros((1000, 10), np.int8), labels=np.zeros(1000, int))
+    with pytest.raises(InputError, match=r"take about 336000 bytes to work on, more than 100000; .* --max-gigabytes"):
+        read_files([small], max_bytes=100_000)
+
+
 def test_reading_a_hostile_directory_is_bounded_in_memory(tmp_path):
     """In a process of its own, whose address space is limited: a directory that claims 2 GB is not read at once."""
     path = zip_with(tmp_path / "a.npz", {"logits.npy": npy()})

@@ -83,7 +83,8 @@ def next_steps(story: Story) -> tuple[NextStep, ...]:
                 f"often than always saying the commonest label would be ({percent(story.guessing)}).",
             )
         )
-    steps += _temperature_step(story)
+    else:
+        steps += _temperature_step(story)
     if letter == "K" or story.repairs or story.untried:
         steps.append(_repair_step(story))
     steps += _class_step(story)

@@ -61,16 +61,18 @@ class Model:
 class Repair:
     """What a repair with more parameters than a temperature does, fitted to each model on other examples.
 
-    Tried where the loss rose and no temperature repairs it: for K, and for W.
+    Tried where the loss rose and no temperature repairs it, whatever accuracy did.
 
     Attributes:
         kind: "bias", one for each class beside the temperature, or "vector", a scale and a bias for each.
+        num_examples: that it was fitted to and judged on, five folds of them: fewer than all where it would take long.
         left: ΔL with both models so repaired.
         contrast: 0.2·ΔL − left; above 0 where the repair takes away at least four fifths of the rise.
         gain: what it takes from the loss of the second model.
     """
 
     kind: Literal["bias", "vector"]
+    num_examples: int
     left: Interval
     contrast: Interval
     gain: Interval
@@ -222,7 +224,7 @@ class Diagnosis:
         before, after: the two models compared.
         cells: contributions to ΔL by what was right before and after; they add up to it.
         temperature: model → the temperature that its logits are best divided by.
-        repairs: for K and W, what a bias and a scale for each class do; empty otherwise, and where they were not tried.
+        repairs: where a temperature does not repair a rise of the loss, what a bias and a scale for each class do.
         classes: those that contribute most to ΔL, the largest first.
         recommendation: which to keep, in a sentence.
         path: all checkpoints, or points of a curve.

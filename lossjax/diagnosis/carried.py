@@ -59,45 +59,39 @@ def groups_carrying(
 
 def classes_carrying(subject: Subject, pair: tuple[Records, Records]) -> tuple[ClassChange, ...]:
     """Those whose examples contribute most to ΔL, in size; the lower index first among equals."""
-    labels, num_examples = subject.labels, len(subject.labels)
+    labels = subject.labels
     change = over_seeds(pair[1].loss) - over_seeds(pair[0].loss)
-    counts = np.bincount(labels)
-    sums, squares = (np.bincount(labels, weights=values) for values in (change, change**2))
+    counts, sums = np.bincount(labels), np.bincount(labels, weights=change)
     right = [np.bincount(labels, weights=over_seeds(one.correct)) for one in pair]
     order = np.argsort(-np.abs(sums), kind="stable")[: min(TOP_CLASSES, np.count_nonzero(sums))]
+    level = 0.05 / np.count_nonzero(counts)
     independent = subject.num_seeds is None and subject.clusters is None
-
-    def p_value(index: int) -> float:
-        own, rest = counts[index], num_examples - counts[index]
-        if not independent or min(own, rest) < 2:
-            return 1.0
-        means = sums[index] / own, (sums.sum() - sums[index]) / rest
-        variances = [
-            max(total - count * mean**2, 0.0) / (count - 1)
-            for total, count, mean in zip(
-                (squares[index], squares.sum() - squares[index]), (own, rest), means, strict=True
-            )
-        ]
-        if sum(variances) == 0:
-            return 0.0 if means[0] != means[1] else 1.0
-        return float(
-            stats.ttest_ind_from_stats(
-                means[0], math.sqrt(variances[0]), own, means[1], math.sqrt(variances[1]), rest, equal_var=False
-            ).pvalue
-        )
-
     return tuple(
         ClassChange(
             name=subject.class_name(index),
             num_examples=int(counts[index]),
-            share=float(counts[index] / num_examples),
-            delta_loss=float(sums[index] / num_examples),
+            share=float(counts[index] / len(labels)),
+            delta_loss=float(sums[index] / len(labels)),
             accuracy_before=float(right[0][index] / counts[index]),
             accuracy_after=float(right[1][index] / counts[index]),
-            singled_out=bool(p_value(index) * np.count_nonzero(counts) < 0.05),
+            singled_out=independent and bool(_differ_p(change[labels == index], change[labels != index]) < level),
         )
         for index in order.tolist()
     )
+
+
+def _differ_p(own: np.ndarray, rest: np.ndarray) -> float:
+    """Welch's two-sided p that two groups of changes have one mean; 1 where one is too small to tell."""
+    if min(len(own), len(rest)) < 2:
+        return 1.0
+    size = max(np.abs(own).max(), np.abs(rest).max())  # squares of the largest losses overflow
+    own, rest = own / size, rest / size
+    if own.std() + rest.std() < 1e-9:  # no spread but rounding
+        return float(abs(own[0] - rest[0]) < 1e-9)
+    found = stats.ttest_ind_from_stats(
+        own.mean(), own.std(ddof=1), len(own), rest.mean(), rest.std(ddof=1), len(rest), equal_var=False
+    )
+    return float(found.pvalue)
 
 
 def examples_carrying(subject: Subject, pair: tuple[Records, Records], window: Window) -> tuple[Example, ...]:

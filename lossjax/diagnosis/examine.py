@@ -73,7 +73,9 @@ def examine(
     classes = classes_carrying(subject, pair)
     timing = _timing(subject, choices) if subject.is_run else None
     settling = _settling(subject, comparison, pair, flat, level)
-    repairs, untried = try_repairs(subject, pair, window, fold, settings) if repair_called_for(comparison) else ((), "")
+    repairs, untried = (
+        try_repairs(subject, pair, window, fold, settings) if repair_called_for(comparison, flat) else ((), "")
+    )
     story = Story(
         comparison=comparison,
         before=before,

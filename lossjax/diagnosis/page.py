@@ -83,9 +83,8 @@ def _path(found: Diagnosis) -> dict[str, object]:
         charts.Series(found.before.name, "before", _points_named(found, found.before.name), joined=False, radius=5),
         charts.Series(found.after.name, "after", _points_named(found, found.after.name), joined=False, radius=5),
     ]
-    drawn = [
-        charts.chart("Loss and accuracy, in the order of training", plane, x_label="loss (nats)", y_label="accuracy")
-    ]
+    order = "in the order of training" if len(path) > 2 else f"from {found.before.name} to {found.after.name}"
+    drawn = [charts.chart(f"Loss and accuracy, {order}", plane, x_label="loss (nats)", y_label="accuracy")]
     if len(path) > 2:
         steps = [float(index) if p.step is None else p.step for index, p in enumerate(path)]
         unit = "checkpoint" if path[0].step is None else found.timing.unit.removesuffix("s") if found.timing else "step"

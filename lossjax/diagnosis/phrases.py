@@ -28,7 +28,7 @@ def shown(interval: Interval, scale: float = 1.0) -> str:
     if largest >= 1e6 or 0 < width < 1e-4 * largest or 0 < abs(values[0]) < 1e-3 * width:
         estimate, low, high = (f"{value:.3g}".replace("-", "−") for value in values)
         return estimate if math.isnan(values[1]) else f"{estimate} [{low}, {high}]"
-    return estimate_text(Interval(*values)).removesuffix(" (no interval)")
+    return estimate_text(Interval(*values)).removesuffix(" (no interval)").replace("e-", "e−")
 
 
 def one(value: float) -> str:

@@ -106,9 +106,10 @@ def repaired_by(story: Story) -> Repair | None:
     return next((repair for repair in story.repairs if repair.contrast.low > 0), None)
 
 
-def repair_called_for(found: Comparison) -> bool:
-    """Whether the loss rose and one temperature takes away less than four fifths of it: K, or both got worse."""
-    return found.regime in ("K", "W") and found.contrast is not None and found.contrast.estimate <= 0
+def repair_called_for(found: Comparison, flat: Flat) -> bool:
+    """Whether the loss rose, whatever accuracy did, and one temperature takes away less than four fifths of that."""
+    rises = found.delta_loss.low > 0 and found.flat_delta_loss > flat.loss
+    return rises and found.contrast is not None and found.contrast.estimate <= 0
 
 
 def carrying(story: Story) -> ClassChange | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
-from lossjax.diagnosis.outputs import as_logits, check_finite, outputs_of
+from lossjax.diagnosis.outputs import as_logits, check_finite, check_work, outputs_of
 from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, counted, read_arrays, read_counts, shown
 
 WIDEST = 1000  # letters that a name may have in a file
@@ -73,13 +73,14 @@ def read_files(
         groups: an ``.npy`` file with the number of training examples of each class; ``train_counts``: or the array.
         first_axis_is_seeds: of [axis, example, class] in a single file; otherwise it is the checkpoints' unless the
             file names its ``seeds``.
-        max_bytes: bound on what all arrays take together.
+        max_bytes: bound on what all arrays take together, and on what the logits take to be worked on.
 
     Raises:
         InputError: for everything that is wrong with what the files hold.
         OSError: a file cannot be opened.
     """
     sources = read_arrays(paths, max_bytes=max_bytes)
+    check_work(sources, max_bytes)
     if groups is not None:
         train_counts = read_counts(groups)
     return subject(sources, train_counts=train_counts, first_axis_is_seeds=first_axis_is_seeds, pair_names=pair_names)

@@ -71,8 +71,12 @@ def evidence(story: Story) -> tuple[str, ...]:
         )
     for repair in story.repairs:
         what = "a bias" if repair.kind == "bias" else "a scale and a bias"
+        some = repair.num_examples < story.settling.num_examples
+        where = (
+            f"fitted and judged on {repair.num_examples:,} examples at random" if some else "fitted on other examples"
+        )
         lines.append(
-            f"With {what} for each class, fitted on other examples, the loss of {story.later} is lower by "
+            f"With {what} for each class, {where}, the loss of {story.later} is lower by "
             f"{nats(repair.gain)}, and the change that is left, with both so repaired, is {nats(repair.left)}."
         )
     if story.before.temperature is not None and story.after.temperature is not None:
