@@ -296,6 +296,8 @@ def test_what_is_shown_equal_is_not_called_untold():
     found = lj.diagnose(truth, 3 * truth, labels)
     assert "By the loss after recalibration and accuracy they differ by less than counts." in found.verdict
     assert "cannot be told apart" not in found.verdict
+    balanced = next(choice for choice in found.choices if choice.goal == "balanced")
+    assert math.isnan(balanced.regret["after"].low)  # no width of 0 where no example is right with one alone
     same = lj.diagnose(truth, truth, labels)
     assert same.recommendation.endswith("they differ by less than counts. Choose by cost.")
     assert same.examples == same.classes == ()
@@ -322,7 +324,7 @@ def test_a_margin_of_nothing_needs_no_number_of_examples():
 
 
 def test_the_class_that_carries_a_rise_is_named():
-    truth, labels = teacher(num_classes=10)
+    truth, labels = teacher(800, 10)
     worse = truth.copy()
     worse[labels == 7, 7] -= 3
     found = lj.diagnose(truth, worse, labels)
@@ -334,6 +336,11 @@ def test_the_class_that_carries_a_rise_is_named():
     step = next(step for step in found.next_steps if step.action.startswith("Look at class 7"))
     before, after = (np.mean(z[labels == 7].argmax(axis=1) == 7) for z in (truth, worse))
     assert f"{100 * before:.1f} % were right before and {100 * after:.1f} % after" in step.because
+    # nor where it has all that is left of what several do, and others undo
+    worse = truth + np.where(labels[:, None] == np.arange(10), [2, 2, 2, 0, 0, -2, 0, -2, -2, 0], 0)
+    some = lj.diagnose(truth, worse, labels)
+    assert max(one.delta_loss for one in some.classes) > 0.5 * some.delta_loss.estimate > 0
+    assert not any(one.singled_out for one in some.classes)
     # where it is all classes alike, none is named
     assert "alone" not in lj.diagnose(truth, 3 * truth, labels).verdict
 

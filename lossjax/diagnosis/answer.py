@@ -93,9 +93,9 @@ class Group:
 class ClassChange:
     """One of the classes, by the label, whose examples contribute most to ΔL.
 
-    Chosen as the largest, and so without intervals. ``singled_out``: its examples changed otherwise than the rest by
-    Welch's t, with Bonferroni's correction for the number of classes; False for seeds and clusters, where that p does
-    not hold.
+    Chosen as the largest, and so without intervals. ``singled_out``: it has half or more of all that pushes ΔL its way,
+    and its examples changed otherwise than the rest by Welch's t, with Bonferroni's correction for the number of
+    classes; False for seeds and clusters, where that p does not hold.
     """
 
     name: str

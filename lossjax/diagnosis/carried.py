@@ -65,6 +65,9 @@ def classes_carrying(subject: Subject, pair: tuple[Records, Records]) -> tuple[C
     right = [np.bincount(labels, weights=over_seeds(one.correct)) for one in pair]
     order = np.argsort(-np.abs(sums), kind="stable")[: min(TOP_CLASSES, np.count_nonzero(sums))]
     level = 0.05 / np.count_nonzero(counts)
+    # of all that pushes the same way: where other classes push back, one may have all of what is left and yet be one
+    # of many
+    half = {sign: 0.5 * sums[np.sign(sums) == sign].sum() for sign in (-1, 1)}
     independent = subject.num_seeds is None and subject.clusters is None
     return tuple(
         ClassChange(
@@ -74,7 +77,11 @@ def classes_carrying(subject: Subject, pair: tuple[Records, Records]) -> tuple[C
             delta_loss=float(sums[index] / len(labels)),
             accuracy_before=float(right[0][index] / counts[index]),
             accuracy_after=float(right[1][index] / counts[index]),
-            singled_out=independent and bool(_differ_p(change[labels == index], change[labels != index]) < level),
+            singled_out=(
+                independent
+                and abs(sums[index]) >= abs(half[np.sign(sums[index])])
+                and bool(_differ_p(change[labels == index], change[labels != index]) < level)
+            ),
         )
         for index in order.tolist()
     )

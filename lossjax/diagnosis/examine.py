@@ -223,7 +223,7 @@ def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:
         highest_accuracy=accuracy.keep,
         highest_accuracy_set=accuracy.as_good,
         lag=float(at[accuracy.keep] - at[loss.keep]),
-        unit="checkpoints" if subject.steps is None else "steps",
+        unit=f"{subject.unit}s",
     )
 
 

@@ -113,8 +113,7 @@ def repair_called_for(found: Comparison, flat: Flat) -> bool:
 
 
 def carrying(story: Story) -> ClassChange | None:
-    """The class that alone carries half of a rise of the loss or more, three times its share of the examples, beyond
-    what the largest of so many classes shows by chance."""
+    """The class that alone carries half of a rise of the loss or more, and three times its share of the examples."""
     if story.loss.low <= 0 or not story.classes:
         return None
     first = max(story.classes, key=lambda one: one.delta_loss)

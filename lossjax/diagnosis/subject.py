@@ -24,6 +24,7 @@ class Subject:
     Attributes:
         names: of each checkpoint, as shown.
         steps: [checkpoint], or None where they have none.
+        unit: of the steps: "step", "epoch", or "checkpoint" where they have none.
         logits: one array a checkpoint, [example, class] or, for several seeds, [seed, example, class].
         labels: [example], whole numbers in 0 … class − 1.
         is_run: whether these are checkpoints of a run, of which a window is to be chosen.
@@ -36,6 +37,7 @@ class Subject:
 
     names: tuple[str, ...]
     steps: Real[np.ndarray, " checkpoint"] | None
+    unit: str
     logits: tuple[Float[np.ndarray, "*seed example class"], ...]
     labels: Int[np.ndarray, " example"]
     is_run: bool
@@ -55,7 +57,7 @@ class Subject:
         return dataclasses.replace(self, names=self.names[::-1], logits=self.logits[::-1])
 
     def class_name(self, index: int) -> str:
-        return f"class {index}" if self.class_names is None else self.class_names[index]
+        return (self.class_names[index] if self.class_names else "") or f"class {index}"
 
 
 def read_files(
@@ -127,6 +129,7 @@ def subject(
     return Subject(
         names=names,
         steps=steps,
+        unit="checkpoint" if steps is None else _unit(sources[0]),
         logits=checkpoints,
         labels=labels,
         is_run=len(sources) == 1,
@@ -196,12 +199,12 @@ def _pair(
 ) -> tuple[tuple[str, ...], None, tuple[np.ndarray, ...], bool]:
     # a recording of a single evaluation is one model
     logits = [
-        array[0] if array.ndim == 3 and len(array) == 1 and "steps" in source.arrays else array
+        array[0] if array.ndim == 3 and len(array) == 1 and f"{_unit(source)}s" in source.arrays else array
         for source, array in zip(sources, logits, strict=True)
     ]
     shapes = [array.shape for array in logits]
     for source, array in zip(sources, logits, strict=True):
-        if array.ndim == 4 or (array.ndim == 3 and "steps" in source.arrays):
+        if array.ndim == 4 or (array.ndim == 3 and f"{_unit(source)}s" in source.arrays):
             raise InputError(
                 f"{source.where} holds the checkpoints of a run {array.shape}; give a run as the only file, or save "
                 "one checkpoint a file to compare two: logits[-1] is the last"
@@ -242,7 +245,8 @@ def _run(
     num_seeds, num_checkpoints = along.shape[:2]
     if num_checkpoints < 2:
         raise InputError(f"{source.where} holds one checkpoint {logits.shape}; a run needs two or more")
-    steps = source.arrays.get("steps")
+    unit = _unit(source)
+    steps = source.arrays.get(f"{unit}s")
     if steps is None:
         notes.append(
             f"{source.where} has no steps: its {num_checkpoints} checkpoints were taken in their order and numbered."
@@ -251,15 +255,20 @@ def _run(
     else:
         if steps.shape != (num_checkpoints,) or steps.dtype.kind not in "iuf":
             raise InputError(
-                f"steps in {source.where} is {steps.dtype} {steps.shape}; give one number for each of the "
+                f"{unit}s in {source.where} is {steps.dtype} {steps.shape}; give one number for each of the "
                 f"{num_checkpoints} checkpoints"
             )
         steps = steps.astype(np.float64)
         if not np.isfinite(steps).all() or np.any(np.diff(steps) <= 0):
-            raise InputError(f"steps in {source.where} do not increase; save checkpoints in the order of training")
-        names = tuple(f"step {text}" for text in _distinct(steps))
+            raise InputError(f"{unit}s in {source.where} do not increase; save checkpoints in the order of training")
+        names = tuple(f"{unit} {text}" for text in _distinct(steps))
     checkpoints = tuple(along[0, i] if num_seeds == 1 else along[:, i] for i in range(num_checkpoints))
     return names, steps, checkpoints, num_seeds > 1
+
+
+def _unit(source: Arrays) -> str:
+    """How a file's checkpoints are counted: by epochs where it has those and no steps."""
+    return "epoch" if "epochs" in source.arrays and "steps" not in source.arrays else "step"
 
 
 def _distinct(steps: np.ndarray) -> list[str]:

@@ -279,7 +279,7 @@ def _timing_line(timing: Timing, num_checkpoints: int) -> str:
         parts.append(f"{what} is {extreme} at {best}{tail}")
     if max(map(len, sets)) < num_checkpoints:
         overlap = timing.lag != 0 and set(sets[0]) & set(sets[1])
-        parts[1] += f", {apart(timing)}{', which is not resolved' if overlap else ''}"
+        parts[1] += f", {apart(timing)}{' (not resolved)' if overlap else ''}"
     return capital(f"{'; '.join(parts)}.")
 
 
