@@ -128,7 +128,8 @@ def _check(name: str, value: Any) -> np.ndarray:
         hint = f"; did you mean {near[0]}?" if near else f"; the hyperparameters are {', '.join(FIELDS)}"
         raise ValueError(f"no hyperparameter named {name!r}{hint}")
     try:
-        array = np.atleast_1d(np.asarray(value, dtype=np.float32))
+        with np.errstate(over="ignore"):  # what exceeds float32 is refused below
+            array = np.atleast_1d(np.asarray(value, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={value!r} is neither a number nor a list of numbers") from error
     if array.ndim != 1 or array.size == 0:

@@ -66,7 +66,7 @@ def test_sample_lies_in_its_ranges_and_repeats_with_its_seed():
     ],
 )
 def test_grid_refuses_what_is_no_configuration(values, message):
-    with np.errstate(over="ignore"), pytest.raises(ValueError, match=message):
+    with np.errstate(over="raise"), pytest.raises(ValueError, match=message):
         grid(**values)
 
 
