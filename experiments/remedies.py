@@ -352,7 +352,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         verdicts += without_contrast
     # in the order of claims, then of remedies, then of places
     order = {name: n for n, name in enumerate(dict.fromkeys(["learning rate", *(name for _, name in contrasts)]))}
-    verdicts += judged(list(contrasts.values()), LIMITS)
+    verdicts = [*judged(list(contrasts.values()), LIMITS), *verdicts]
     verdicts.sort(key=lambda verdict: (verdict.claim, order[verdict.where.split(": ")[1]]))
     return lj.Findings(
         verdicts=tuple(verdicts),
