@@ -437,9 +437,9 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                     for place in SHOWN
                 }
             ),
-            "Test loss, before and after recalibration, and test accuracy along training (means over 200 runs with 95 "
-            "% intervals); below, when each rule stops: the mean, which is the dashed line above, and the range of 80 "
-            "% of the runs.",
+            "Test loss, before and after recalibration, and test accuracy along training (means over the finite runs "
+            "with 95 % intervals); below, when each rule stops: the mean, which is the dashed line above, and the "
+            "range of 80 % of the runs.",
         ),
     }
 

@@ -318,7 +318,7 @@ def _tell(experiment: "Experiment", sweep: "Sweep | Simulations", results: Path)
 def _redraw(experiment: "Experiment", root: Path) -> None:
     from lossjax.reports.report import read_findings
 
-    with _explained(ValueError, FileNotFoundError):
+    with _explained(ValueError, OSError):
         findings = read_findings(root)
     _publish(experiment, findings, root)
 
@@ -350,7 +350,7 @@ def _status(options: Status) -> None:
     folder: Path = options.folder
     below = sorted(folder.glob("*/plan.json"))
     is_one = (folder / "plan.json").exists() or not below
-    with _explained(store.StoreError):
+    with _explained(store.StoreError, OSError):
         folders = [folder] if is_one else [path.parent for path in below]
         found = {each.resolve().name: store.status(each) for each in folders}
     if options.json:
@@ -369,7 +369,7 @@ def _counts(counts: dict[str, int]) -> str:
 def _claims(options: Claims) -> None:
     from lossjax.reports.report import ledger
 
-    with _explained(ValueError, FileNotFoundError):
+    with _explained(ValueError, OSError):
         print(ledger(options.results), end="")
 
 

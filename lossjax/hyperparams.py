@@ -7,7 +7,7 @@ what no member uses costs nothing. What changes shapes or control flow is in ``T
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,7 @@ def grid(**values: float | Sequence[float]) -> Hyperparams:
     ``grid(learning_rate=[3e-3, 1e-2], weight_decay=[0.0, 1e-2])`` is four configurations.
     """
     checked = {name: _check(name, value) for name, value in values.items()}
+    _check_learning_rate(checked)
     rows = np.array(list(itertools.product(*checked.values())), dtype=np.float32).reshape(-1, len(checked))
     return _hyperparams({name: rows[:, column] for column, name in enumerate(checked)})
 
@@ -112,9 +113,13 @@ def as_configs(hyperparams: Hyperparams) -> dict[str, np.ndarray]:
 
 
 def _hyperparams(values: Mapping[str, np.ndarray]) -> Hyperparams:
+    _check_learning_rate(values)
+    return Hyperparams(**values)  # type: ignore[arg-type]  # a population's own are NumPy arrays
+
+
+def _check_learning_rate(values: Collection[str]) -> None:
     if "learning_rate" not in values:
         raise ValueError("learning_rate is missing; every configuration needs one, for example learning_rate=1e-2")
-    return Hyperparams(**values)  # type: ignore[arg-type]  # a population's own are NumPy arrays
 
 
 def _check(name: str, value: Any) -> np.ndarray:
@@ -123,7 +128,8 @@ def _check(name: str, value: Any) -> np.ndarray:
         hint = f"; did you mean {near[0]}?" if near else f"; the hyperparameters are {', '.join(FIELDS)}"
         raise ValueError(f"no hyperparameter named {name!r}{hint}")
     try:
-        array = np.atleast_1d(np.asarray(value, dtype=np.float32))
+        with np.errstate(over="ignore"):  # what exceeds float32 is refused below
+            array = np.atleast_1d(np.asarray(value, dtype=np.float32))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={value!r} is neither a number nor a list of numbers") from error
     if array.ndim != 1 or array.size == 0:

@@ -111,6 +111,9 @@ def _values(name: str, seeds: int | Iterable[int]) -> list[int]:
         values = []
     if not values:
         raise ValueError(f"{name}={seeds!r} names no seeds; give a positive number or a sequence of integers")
+    if len(set(values)) < len(values):
+        twice = next(value for value in values if list(values).count(value) > 1)
+        raise ValueError(f"{name} has seed {twice} more than once, and equal runs are no replicates; name each once")
     return list(values)
 
 

@@ -4,6 +4,7 @@ Imports no jax, so that what only looks at stored arrays can use it.
 """
 
 import collections
+import io
 import math
 import os
 import re
@@ -22,9 +23,23 @@ TEXT = {"U": "text"}
 MAX_DIMENSIONS = 32
 MAX_DIRECTORY_BYTES = 2**22  # of an archive's list of members, which is read as a whole: some ten thousand names
 _PIECE = 2**20  # bytes read at once
-_HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+MAX_HEADER_BYTES = 10_000  # of one array: NumPy's own limit, which it looks at when the header is in memory
+# version → how the header's length is written, and what reads it
+_HEADER_READERS = {
+    (1, 0): ("<H", np.lib.format.read_array_header_1_0),
+    (2, 0): ("<I", np.lib.format.read_array_header_2_0),
+}
 # what NumPy's header reader raises on text that is no header
-_HEADER_ERRORS = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, OverflowError, tokenize.TokenError)
+_HEADER_ERRORS = (
+    ValueError,
+    SyntaxError,
+    TypeError,
+    RecursionError,
+    MemoryError,
+    OverflowError,
+    tokenize.TokenError,
+    struct.error,  # it ends within the length
+)
 # what zipfile raises on damaged archives: OSError where an offset is before the start of the file, RuntimeError for an
 # encrypted member, NotImplementedError for a compression it does not know
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OSError)
@@ -161,9 +176,16 @@ def _read_header(where: str, stream: IO[bytes], kinds: Mapping[str, str]) -> tup
         version = np.lib.format.read_magic(stream)
         if version not in _HEADER_READERS:
             raise ValueError(f"version {version} holds structured arrays")
-        shape, fortran_order, dtype = _HEADER_READERS[version](stream)
+        length_format, reader = _HEADER_READERS[version]
+        prefix = stream.read(struct.calcsize(length_format))
+        (length,) = struct.unpack(length_format, prefix)
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"it declares {length} bytes of header, more than {MAX_HEADER_BYTES}")
+        shape, fortran_order, dtype = reader(io.BytesIO(prefix + stream.read(length)))
     except _HEADER_ERRORS as error:
         raise ValueError(f"{where} has no readable header ({error}); save it again with numpy.savez") from error
     if dtype.kind not in kinds or dtype.itemsize == 0:
-        raise ValueError(f"{where} has dtype {dtype}; only {', '.join(kinds.values())} are read")
+        raise ValueError(
+            f"{where} has dtype {dtype}; only {', '.join(kinds.values())} are read: save array.astype(one of them)"
+        )
     return shape, fortran_order, dtype

@@ -14,7 +14,7 @@ import types
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Literal, Self
 
 import numpy as np
 
@@ -39,10 +39,12 @@ class Recorder:
         class_names: [class] names, for the report.
         train_counts: [class] training examples of each class, for rare and frequent classes.
         clusters: [example] what belongs together: users, documents, duplicates.
+        unit: what ``append`` counts, for the report.
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: labels are no whole numbers, or others than those of the recording that this one goes on with.
+        ValueError: labels are no whole numbers, or any of these are others than those of the recording that this one
+            goes on with.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Recorder:
         class_names: Sequence[str] | None = None,
         train_counts: np.ndarray | None = None,
         clusters: np.ndarray | None = None,
+        unit: Literal["step", "epoch"] = "step",
     ) -> None:
         self.path = Path(path)
         if self.path.suffix != ".npz":
@@ -61,8 +64,15 @@ class Recorder:
             raise FileExistsError(
                 f"{self.path} exists and holds a finished recording; delete it or choose another name"
             )
+        if unit not in ("step", "epoch"):
+            raise ValueError(f"unit={unit!r} is neither 'step' nor 'epoch'; give what append counts")
         about = {"labels": _whole_numbers(labels)}
-        optional = {"class_names": class_names, "train_counts": train_counts, "clusters": clusters}
+        optional = {
+            "class_names": class_names,
+            "train_counts": train_counts,
+            "clusters": clusters,
+            "unit": None if unit == "step" else unit,
+        }
         about |= {name: np.asarray(value) for name, value in optional.items() if value is not None}
         for name, array in about.items():
             if array.dtype.kind not in "biufU":
@@ -73,8 +83,16 @@ class Recorder:
         known = self._folder / "about.npz"
         if known.exists():
             with np.load(known, allow_pickle=False) as earlier:
-                if not np.array_equal(earlier["labels"], about["labels"]):
-                    raise ValueError(f"{self._folder} was recorded with other labels; delete it or choose another name")
+                other = [
+                    name
+                    for name in ("labels", *optional)
+                    if (name in earlier) != (name in about)
+                    or (name in about and not np.array_equal(earlier[name], about[name]))
+                ]
+            if other:
+                raise ValueError(
+                    f"{self._folder} was recorded with other {', '.join(other)}; delete it or choose another name"
+                )
         else:
             _write(known, lambda stream: np.savez(stream, allow_pickle=False, **about))
         self._like: np.ndarray | None = None  # the first evaluation: all others have its shape and dtype
@@ -145,6 +163,12 @@ def recorded_steps(folder: Path) -> dict[int, Path]:
     return {int(match[1]): file for match, file in found if match}
 
 
+def named_times(about: dict[str, np.ndarray], times: list[int]) -> dict[str, np.ndarray]:
+    """What is known of a recording with its times, as "steps" or "epochs"."""
+    unit = str(about.pop("unit", "step"))
+    return {**about, f"{unit}s": np.array(times, dtype=np.int64)}
+
+
 def _assemble(stream: IO[bytes], folder: Path, files: dict[int, Path]) -> None:
     """One archive with logits [checkpoint, example, class], one evaluation in memory at a time."""
     first = np.load(next(iter(files.values())), mmap_mode="r", allow_pickle=False)
@@ -156,7 +180,7 @@ def _assemble(stream: IO[bytes], folder: Path, files: dict[int, Path]) -> None:
             for file in files.values():
                 member.write(np.ascontiguousarray(np.load(file, allow_pickle=False)).data)
         with np.load(folder / "about.npz", allow_pickle=False) as about:
-            arrays = {**about, "steps": np.array(list(files), dtype=np.int64)}
+            arrays = named_times(dict(about), list(files))
         for name, array in arrays.items():
             with archive.open(_member(name), "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)

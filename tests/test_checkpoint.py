@@ -173,6 +173,15 @@ def test_a_checkpoint_of_another_program_is_passed_over_with_the_leaf_named(tmp_
         assert checkpoint.restore(tmp_path) is None
 
 
+def test_a_checkpoint_of_other_members_is_passed_over(tmp_path):
+    first, other = ({"digest": "a1", "members": [begin, begin + 4]} for begin in (0, 4))
+    checkpoint.save(tmp_path, 10, make_arrays(), of=first)
+    assert checkpoint.restore(tmp_path, of=first)[0] == 10
+    for asked in (other, None):
+        with pytest.warns(RuntimeWarning, match=r"is of .*'members': \[0, 4\].* and not of .*starts from step 0"):
+            assert checkpoint.restore(tmp_path, of=asked) is None
+
+
 def test_an_unfinished_save_is_ignored_and_removed(tmp_path):
     checkpoint.save(tmp_path, 10, make_arrays(10))
     (tmp_path / ".00000001" / "orbax").mkdir(parents=True)

@@ -69,11 +69,21 @@ def test_a_config_that_cannot_be_trained_is_refused(arguments, message):
         ({"quantiles": (0.5, 1.5)}, "must lie in"),
         ({"adjusted": float("inf")}, "adjusted=inf must be a finite number, or None"),
         ({"adjusted": "1"}, "adjusted='1' must be a finite number"),
+        ({"quantiles": ("median",)}, "must lie in"),
+        ({"budget_gib": "4"}, "budget_gib='4' must be a number > 0"),
+        ({"budget_gib": 0}, "budget_gib=0 must be a number > 0"),
+        ({"calibration": "no"}, "calibration='no' must be True or False"),
     ],
 )
 def test_measures_that_cannot_be_taken_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Measure(**arguments)
+
+
+def test_more_steps_than_are_counted_are_refused():
+    for config in (TrainConfig(1, num_steps=2**31, num_evals=2), TrainConfig(1, epochs=2**30)):
+        with pytest.raises(ValueError, match="2147483648 steps are more than the 2147483647"):
+            config.eval_steps(2)
 
 
 def test_sizes_that_do_not_fit_the_data_are_refused():

@@ -234,7 +234,7 @@ def test_a_bias_for_each_class_repairs_what_a_temperature_does_not():
     assert bias.gain.low < np.sum(p * np.log(p / q)) < bias.gain.high
     assert "A bias for each class, fitted with the temperature, makes up for it" in found.verdict
     assert any(step.action.startswith("Fit a bias for each class") for step in found.next_steps)
-    assert {"kind", "left", "contrast", "gain"} == set(json.loads(found.to_json())["repairs"][0])
+    assert {"kind", "num_examples", "left", "contrast", "gain"} == set(json.loads(found.to_json())["repairs"][0])
 
 
 def test_what_no_scale_and_bias_repairs_is_said_to_be_so():
@@ -259,13 +259,109 @@ def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
     found = lj.diagnose(np.stack([before] * 4), np.stack([0.98 * after, after] * 2), labels)
     assert found.regime == "K"
     assert abs(found.repairs[0].left.estimate) < 0.02
-    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 100})
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1800, "vector": 80})
     found = lj.diagnose(before, after, labels)
-    assert [repair.kind for repair in found.repairs] == ["bias"]
-    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 100, "vector": 100})
+    assert [(repair.kind, repair.num_examples) for repair in found.repairs] == [("bias", 600)]
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 1500, "vector": 80})
+    found = lj.diagnose(before, after, labels)
+    assert [(repair.kind, repair.num_examples) for repair in found.repairs] == [("bias", 500)]
+    assert abs(found.repairs[0].left.estimate) < 0.05
+    assert any("fitted and judged on 500 examples at random" in line for line in found.evidence)
+    monkeypatch.setattr("lossjax.diagnosis.repairs.MOST", {"bias": 80, "vector": 80})
     found = lj.diagnose(before, after, labels)
     assert found.repairs == ()
+    assert "was not tried: with 3 classes it would take too long on these 600 examples" in found.verdict
     assert any("were not tried here" in step.because for step in found.next_steps)
+
+
+def test_a_bias_that_costs_accuracy_is_found_too():
+    truth, labels = teacher()
+    found = lj.diagnose(truth, truth + np.array([2.0, 0, 0, 0]), labels)
+    assert found.regime == "W"
+    assert found.repairs[0].contrast.low > 0
+    assert "A bias for each class, fitted with the temperature, makes up for it" in found.verdict
+    assert any(step.action.startswith("Fit a bias for each class") for step in found.next_steps)
+
+
+def test_too_little_confidence_is_not_called_too_much():
+    truth, labels = teacher(1000)
+    found = lj.diagnose(truth, truth / 8, labels)
+    assert found.regime == "O"
+    assert found.regime_name.startswith("under-confidence")
+    assert "over-confidence" not in to_text(found)
+
+
+def test_what_is_shown_equal_is_not_called_untold():
+    truth, labels = teacher()
+    found = lj.diagnose(truth, 3 * truth, labels)
+    assert "By the loss after recalibration and accuracy they differ by less than counts." in found.verdict
+    assert "cannot be told apart" not in found.verdict
+    balanced = next(choice for choice in found.choices if choice.goal == "balanced")
+    assert math.isnan(balanced.regret["after"].low)  # no width of 0 where no example is right with one alone
+    same = lj.diagnose(truth, truth, labels)
+    assert same.recommendation.endswith("they differ by less than counts. Choose by cost.")
+    assert same.examples == same.classes == ()
+    assert any("For the loss there is none" in line for line in same.evidence)
+    assert not any("To show that nothing changed" in line or "0 nats with" in line for line in same.evidence)
+
+
+def test_no_example_that_changed_sides_does_not_mean_that_none_are_needed():
+    """Bonett and Price add two examples: n shows no change within ±δ where 1.645·√2/(n + 2) ≤ δ."""
+    truth, labels = teacher(40)
+    found = lj.diagnose(truth, 3 * truth, labels)
+    needed = found.settling.needed_accuracy
+    assert needed == pytest.approx(1.6449 * math.sqrt(2) / 0.005 - 2, rel=1e-3)
+    assert any("at least 470 examples for accuracy" in step.action for step in found.next_steps)
+    many = 5 * math.ceil(needed / 5)  # of them all are right with both models, or wrong with both
+    wide, few = (lj.diagnose(z, 3 * z, y).settling.flat_accuracy for z, y in (teacher(many), teacher(many - 10)))
+    assert wide <= 0.005 < few
+
+
+def test_a_margin_of_nothing_needs_no_number_of_examples():
+    truth, labels = teacher(100)
+    found = lj.diagnose(truth, 3 * truth, labels, flat_loss=0, flat_accuracy=0)
+    assert found.settling.needed_loss is found.settling.needed_accuracy is None
+
+
+def test_the_class_that_carries_a_rise_is_named():
+    truth, labels = teacher(800, 10)
+    worse = truth.copy()
+    worse[labels == 7, 7] -= 3
+    found = lj.diagnose(truth, worse, labels)
+    share = np.mean(labels == 7)
+    assert found.classes[0].name == "class 7"
+    assert found.classes[0].num_examples == np.sum(labels == 7)
+    assert sum(one.delta_loss for one in found.classes) == pytest.approx(found.delta_loss.estimate)
+    assert f"The examples of class 7 alone, {100 * share:.1f} % of all, carry all of it." in found.verdict
+    step = next(step for step in found.next_steps if step.action.startswith("Look at class 7"))
+    before, after = (np.mean(z[labels == 7].argmax(axis=1) == 7) for z in (truth, worse))
+    assert f"{100 * before:.1f} % were right before and {100 * after:.1f} % after" in step.because
+    # nor where it has all that is left of what several do, and others undo
+    worse = truth + np.where(labels[:, None] == np.arange(10), [2, 2, 2, 0, 0, -2, 0, -2, -2, 0], 0)
+    some = lj.diagnose(truth, worse, labels)
+    assert max(one.delta_loss for one in some.classes) > 0.5 * some.delta_loss.estimate > 0
+    assert not any(one.singled_out for one in some.classes)
+    # where it is all classes alike, none is named
+    assert "alone" not in lj.diagnose(truth, 3 * truth, labels).verdict
+
+
+def test_answers_that_are_all_wrong_are_asked_about():
+    labels = np.arange(100) % 3
+    wrong = 5.0 * np.eye(3)[(labels + 1) % 3]
+    found = lj.diagnose(wrong, 2 * wrong, labels)
+    assert found.next_steps[0].action.startswith("See first that labels and logits are of the same examples")
+    assert not any("Divide the logits" in step.action for step in found.next_steps)  # it would hide that
+    assert sum("number the classes alike" in note for note in found.notes) == 2
+
+
+def test_a_temperature_that_both_need_repairs_nothing():
+    """The second is made worse, and both are four times too unsure: what each gains alone is no part of the rise."""
+    truth, labels = teacher()
+    noise = np.random.default_rng(1).normal(size=truth.shape)
+    found = lj.diagnose(truth / 4, (truth + 1.5 * noise) / 4, labels)
+    assert found.delta_refinement.low > 0.05
+    assert "but a temperature lowers that of the earlier model too" in found.verdict
+    assert "recovers" not in found.verdict
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -286,6 +382,20 @@ def test_a_run_goes_from_its_lowest_loss_to_its_end():
     assert len(by_goal["accuracy"].as_good) == 5
     assert [point.step for point in found.path] == [0, 100, 200, 300, 400]
     assert "Keep step 200 for probabilities as they are" in found.recommendation
+    evidence = " ".join(found.evidence)
+    assert "by accuracy no checkpoint is resolved as worse than another" in evidence
+    assert "before the lowest loss" not in evidence
+
+
+def test_the_temperature_told_is_of_the_checkpoint_to_keep():
+    """The last is worse in ranking: for recalibrated probabilities another is kept, and its temperature matters."""
+    truth, labels = teacher(1000)
+    noise = np.random.default_rng(1).normal(size=truth.shape)
+    found = lj.diagnose(np.stack([truth / 5, 2 * (truth + noise), 2 * (truth + 2 * noise)]), labels=labels)
+    best = next(choice.keep for choice in found.choices if choice.goal == "recalibrated")
+    assert best == "checkpoint 0"
+    assert f"recalibrated ones (logits divided by {found.path[0].temperature:.3g})" in found.recommendation
+    assert found.next_steps[0].action.startswith(f"Divide the logits of {best} by {found.path[0].temperature:.3g}")
 
 
 def test_a_run_that_still_improves_is_judged_over_its_second_half():
@@ -332,6 +442,9 @@ def test_seeds_of_a_run():
     assert any("It cannot be ruled out: 3 pairs" in line for line in found.evidence)
     assert found.before.name == "checkpoint 1"
     assert found.examples[0].predicted_after is None
+    for example in found.examples:  # the two columns of the table agree
+        ratio = example.probability_before / example.probability_after
+        assert math.log(ratio) == pytest.approx(example.change)
     assert found.delta_loss.low > 0
     assert found.temperature["checkpoint 2"] == pytest.approx(3, rel=0.15)
     assert found.after.accuracy.high <= 1
@@ -433,6 +546,7 @@ def test_accuracy_bought_for_frequent_classes_is_seen():
     assert groups["head"].delta_accuracy.low > 0
     assert groups["tail"].delta_accuracy.high < 0
     assert any("class prior" in step.action for step in found.next_steps)
+    assert "the earlier model if every class counts the same" in found.recommendation
     # the mean over classes of the share that is right, of both models
     balanced = next(choice for choice in found.choices if choice.goal == "balanced")
     values = {"before": balanced.value.estimate, "after": balanced.value.estimate}

@@ -144,6 +144,9 @@ def test_losses_that_are_not_finite_are_left_out_and_said(tmp_path):
     curve = read_curve([write(tmp_path, "log.csv", text)])
     np.testing.assert_array_equal(curve.times, [0, 1])
     assert any("1 of 3 losses are not finite, the first at epoch 2" in note for note in curve.notes)
+    curve = read_curve([write(tmp_path, "log.csv", text.replace("0.6", "nan").replace("nan,0.1", "0.6,0.1"))])
+    np.testing.assert_array_equal(curve.times, [0, 2])
+    assert any("1 of 3 accuracies are not finite" in note for note in curve.notes)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +157,8 @@ def test_losses_that_are_not_finite_are_left_out_and_said(tmp_path):
         ("a.csv", "epoch,val_loss,val_accuracy\n1,2\n", "line 2 of .* has 2 cells and the first line 3"),
         ("a.csv", "epoch,val_loss,val_loss\n1,2,3\n", "more than once"),
         ("a.csv", "val_loss,val_accuracy\n1,0.5\n", "none is step or epoch"),
+        ("a.csv", "epoch;val_loss;val_accuracy\n1;2,5;0,3\n2;2,1;0,4\n", "separated by semicolons"),
+        ("a.csv", "epoch\tval_loss\tval_accuracy\n1\t2\t0.3\n", "separated by tabs"),
         ("a.csv", "epoch,val_loss,val_accuracy\n1,2,0.5\n", "1 rows hold both"),
         ("a.csv", "epoch,val_loss,val_accuracy\n1,2,\n2,,0.5\n", "0 rows hold both"),
         ("a.csv", "epoch,val_loss,val_accuracy\n1,2,500\n2,1,0.5\n", "what is no accuracy"),

@@ -194,7 +194,11 @@ def test_each_wrong_array_is_named(arrays, message):
         ([source(logits=LOGITS, steps=np.arange(3))], "one number for each of the 4 checkpoints"),
         ([source(logits=LOGITS, steps=np.array([0, 2, 1, 3]))], "do not increase"),
         ([source(logits=LOGITS, steps=np.arange(4)), source()], "give a run as the only file"),
-        ([source(), source(logits=LOGITS[0][:, :2], labels=LABELS % 2)], "labels of a and a differ"),
+        (
+            [source(), source("b", logits=LOGITS[0][:, :2], labels=LABELS % 2)],
+            "both need the same examples and classes",
+        ),
+        ([source(), source("b", logits=LOGITS[0][:9], labels=LABELS[:9])], r"a has logits \(12, 3\) and b \(9, 3\)"),
         ([source(), source("b", logits=np.zeros((12, 4)))], "both need the same examples and classes"),
         ([source(), source("b", labels=(LABELS + 1) % 3)], "labels of a and b differ from example 0 on"),
         ([source(), source("b", train_counts=np.array([1, 2, 3])), source()], "3 files were given"),
@@ -207,6 +211,12 @@ def test_each_wrong_array_is_named(arrays, message):
 def test_sources_that_do_not_belong_together(sources, message):
     with pytest.raises(InputError, match=message):
         subject(sources)
+
+
+def test_steps_that_differ_late_have_names_of_their_own():
+    found = subject([source(logits=LOGITS, steps=300_000_000_000 + np.arange(4))])
+    assert found.names[1] == "step 300000000001"
+    assert len(set(found.names)) == 4
 
 
 # Hostile files: every one is refused, in little memory and time -------------------------------------------------------
@@ -267,6 +277,9 @@ HOSTILE = {
     "truncated": lambda path: path.write_bytes(zip_with(path, {"logits.npy": npy()}).read_bytes()[:200]) and path,
     "bomb": bomb,
     "many members": many_members,
+    "header of megabytes": lambda path: zip_with(
+        path, {"logits.npy": b"\x93NUMPY\x02\x00" + struct.pack("<I", 60_000_000) + b" " * 60_000_000}
+    ),
     "code points": lambda path: zip_with(
         path,
         {
@@ -299,6 +312,13 @@ def test_sizes_of_all_files_are_summed(save):
     assert one.stat().st_size < 40_000
     with pytest.raises(InputError, match="max-gigabytes"):
         read_files([two, one], max_bytes=32_100)
+
+
+def test_what_grows_when_it_is_worked_on_is_refused(save):
+    """A byte a logit becomes eight, and every example is measured."""
+    small = save("a.npz", logits=np.zeros((1000, 10), np.int8), labels=np.zeros(1000, int))
+    with pytest.raises(InputError, match=r"take about 336000 bytes to work on, more than 100000; .* --max-gigabytes"):
+        read_files([small], max_bytes=100_000)
 
 
 def test_reading_a_hostile_directory_is_bounded_in_memory(tmp_path):

@@ -62,10 +62,11 @@ def test_sample_lies_in_its_ranges_and_repeats_with_its_seed():
         ({"learning_rate": 1e-2, "label_noise": 1.1}, r"label_noise=1.1 must be in \[0, 1\]"),
         ({"learning_rate": 1e-2, "class_balance": 1.5}, r"class_balance=1.5 must be in \[0, 1\]"),
         ({"weight_decay": 1e-2}, "learning_rate is missing"),
+        ({}, "learning_rate is missing"),
     ],
 )
 def test_grid_refuses_what_is_no_configuration(values, message):
-    with np.errstate(over="ignore"), pytest.raises(ValueError, match=message):
+    with np.errstate(over="raise"), pytest.raises(ValueError, match=message):
         grid(**values)
 
 

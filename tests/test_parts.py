@@ -127,7 +127,7 @@ def test_a_truncated_missing_or_foreign_file_is_noticed(root):
         parts.read(make_cell(), part)
     path.write_bytes(whole)
     (part.path / "more.npy").write_bytes(b"")
-    with pytest.raises(parts.DamagedPart, match=r"foreign \['more.npy'\]"):
+    with pytest.raises(parts.DamagedPart, match=r"foreign \['more.npy'\]; move that away"):
         parts.read(make_cell(), part)
 
 

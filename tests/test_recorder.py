@@ -43,6 +43,24 @@ def test_what_was_appended_comes_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
 
 
+def test_epochs_are_called_epochs(tmp_path):
+    """Also by who goes on with an interrupted recording, and by who reads it."""
+    path = tmp_path / "run.npz"
+    Recorder(path, LABELS, unit="epoch").append(1, logits_of(1))
+    with pytest.raises(ValueError, match="other unit"):
+        Recorder(path, LABELS)
+    recorder = Recorder(path, LABELS, unit="epoch")
+    recorder.append(2, logits_of(2))
+    unfinished = read_files([path])
+    recorder.close()
+    for found in (unfinished, read_files([path])):
+        assert found.names == ("epoch 1", "epoch 2")
+        assert found.unit == "epoch"
+        np.testing.assert_array_equal(found.steps, [1, 2])
+    with pytest.raises(ValueError, match="unit='day'"):
+        Recorder(tmp_path / "other.npz", LABELS, unit="day")
+
+
 def test_the_same_recording_gives_the_same_bytes(tmp_path):
     files = []
     for name in ("a.npz", "b.npz"):
@@ -136,6 +154,8 @@ def test_wrong_labels_names_and_files(tmp_path):
     Recorder(tmp_path / "run.npz", LABELS).append(1, logits_of(1))
     with pytest.raises(ValueError, match="other labels"):
         Recorder(tmp_path / "run.npz", LABELS[::-1].copy() * 0)
+    with pytest.raises(ValueError, match="other class_names, train_counts"):
+        Recorder(tmp_path / "run.npz", LABELS, train_counts=np.array([1, 2, 3]), class_names=["a", "b", "c"])
     (tmp_path / "done.npz").write_bytes(b"")
     with pytest.raises(FileExistsError, match="choose another name"):
         Recorder(tmp_path / "done.npz", LABELS)

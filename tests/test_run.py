@@ -178,6 +178,7 @@ def test_an_edited_cell_gets_a_place_of_its_own(root, capsys):
     assert set(rates) == {np.float32(0.1)}
     # and back: the first edit's members are there still
     train(SWEEP, root)
+    assert "a: edited, goes on with what is stored in a-" in capsys.readouterr().err
     assert files(root) == after
     assert store.load(root, "a").num_members == 12
 

@@ -168,6 +168,8 @@ assert not libraries & set(sys.modules)
     [
         (lambda: RandomLabels(num_heldout=3), "num_heldout=3 must be even"),
         (lambda: RandomLabels(num_classes=1), "num_classes=1 must be at least 2"),
+        (lambda: RandomLabels(num_examples=80.0), "num_examples=80.0 must be a whole number of at least 1"),
+        (lambda: RandomLabels(seq_len=True), "seq_len=True must be a whole number"),
         (lambda: RandomLabels(input_scale=0), "input_scale=0"),
         (lambda: Teacher("gru"), "network='gru'"),
         (lambda: Teacher(temperature=0.0), "temperature=0.0"),
@@ -175,13 +177,19 @@ assert not libraries & set(sys.modules)
         (lambda: Teacher(prior="even"), "prior='even'"),
         (lambda: Teacher(prior=(0.5, 0.6)), "sums to 1.1"),
         (lambda: Teacher(prior=(0.5, 0.3, 0.2)), "3 probabilities for num_classes=2"),
+        (lambda: Teacher(prior=[0.5, 0.5]), r"prior=\[0.5, 0.5\] is neither uniform nor zipf nor a tuple"),
         (lambda: Teacher(num_val=-1), "num_val=-1"),
+        (lambda: Teacher(num_classes="2"), "num_classes='2' must be a whole number of at least 2"),
         (lambda: Teacher(teacher_seed=-1), "teacher_seed=-1"),
+        (lambda: Teacher(teacher_seed=0.5), "teacher_seed=0.5"),
         (lambda: Digits("columns"), "view='columns'"),
         (lambda: Digits(val_fraction=0.5, test_fraction=0.5), "leave nothing to train on"),
+        (lambda: Digits(split_seed=-1), "split_seed=-1 must be at least 0"),
         (lambda: ItalyPowerDemand(val_fraction=1.0), r"must lie in \[0, 1\)"),
+        (lambda: JapaneseVowels(split_seed="a"), "split_seed='a' must be a whole number"),
         (lambda: Arrays("a.txt"), "ends neither"),
         (lambda: Arrays("a.npz", classes=1), "classes=1"),
+        (lambda: Arrays("a.npz", classes=2.5), "classes=2.5 must be a whole number"),
         (lambda: Teacher(teacher_seed=None).log_posterior(np.zeros((1, 20, 5))), "pass a member's data key"),
         (lambda: at_bayes_accuracy(Teacher(teacher_seed=None), 0.8), "no one teacher"),
         (lambda: bayes_risk(Teacher(), 1), "at least 2"),
@@ -378,6 +386,15 @@ def test_temperature_for_a_stated_bayes_accuracy(task, accuracy):
 def test_accuracy_out_of_reach():
     with pytest.raises(ValueError, match=r"accuracy=0.4 is out of reach"):
         at_bayes_accuracy(LSTM, 0.4)
+
+
+def test_a_teacher_found_in_the_compilation_cache_says_nothing(capfd):
+    """XLA warns of every cached program that it may not run on this machine (see ``devices.quiet_compilation``)."""
+    for _ in range(2):
+        teacher._compiled_random_weights.clear_cache()
+        teacher._shared_weights.cache_clear()
+        teacher._shared_weights(DENSE, 0)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_teacher_belongs_to_its_seed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -62,7 +63,8 @@ class Comparison:
         swapped: the unordered pair was judged as a − b, so that the second has the higher accuracy.
         tail_driven: for P with class counts, whether at least half of the drop is from classes below the median count.
         flat_delta_loss, flat_delta_accuracy: the least δ at which this pair would be flat.
-        needed_loss, needed_accuracy: examples with which an unchanged pair would be shown flat at the δ used.
+        needed_loss, needed_accuracy: examples with which an unchanged pair would be shown flat at the δ used; inf where
+            that is 0.
         scope: what the intervals generalise over.
     """
 
@@ -247,14 +249,18 @@ def compare_records(
         tail_driven=tail_driven,
         flat_delta_loss=smallest_flat_delta(narrow["loss"]),
         flat_delta_accuracy=smallest_flat_delta(narrow["accuracy"]),
-        needed_loss=number_needed(float(change.var(ddof=1)), flat.loss, level=level),
-        needed_accuracy=number_needed(float(np.mean(hit_change**2)), flat.accuracy, level=level),
+        needed_loss=_needed(float(change.var(ddof=1)), flat.loss, level),
+        needed_accuracy=_needed(float(np.mean(hit_change**2)), flat.accuracy, level),
         influence=influence(change),
         scope="examples; seed variance unobserved" if single else "seeds×examples",
         refused=refused,
         smallest_p=None if seeds is None else smallest_attainable_p(*seeds),
         detectable_loss=None if seeds is None else _detectable_loss(side_a, side_b, seeds, level),
     )
+
+
+def _needed(variance: float, delta: float, level: float) -> float:
+    return number_needed(variance, delta, level=level) if delta > 0 else math.inf
 
 
 def accuracy_change(

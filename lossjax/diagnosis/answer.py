@@ -59,16 +59,20 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Repair:
-    """What a repair with more parameters than a temperature does, fitted to each model on other examples; for K only.
+    """What a repair with more parameters than a temperature does, fitted to each model on other examples.
+
+    Tried where the loss rose and no temperature repairs it, whatever accuracy did.
 
     Attributes:
         kind: "bias", one for each class beside the temperature, or "vector", a scale and a bias for each.
+        num_examples: that it was fitted to and judged on, five folds of them: fewer than all where it would take long.
         left: ΔL with both models so repaired.
         contrast: 0.2·ΔL − left; above 0 where the repair takes away at least four fifths of the rise.
         gain: what it takes from the loss of the second model.
     """
 
     kind: Literal["bias", "vector"]
+    num_examples: int
     left: Interval
     contrast: Interval
     gain: Interval
@@ -86,8 +90,27 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClassChange:
+    """One of the classes, by the label, whose examples contribute most to ΔL.
+
+    Chosen as the largest, and so without intervals. ``singled_out``: it has half or more of all that pushes ΔL its way,
+    and its examples changed otherwise than the rest by Welch's t, with Bonferroni's correction for the number of
+    classes; False for seeds and clusters, where that p does not hold.
+    """
+
+    name: str
+    num_examples: int
+    share: float  # of the examples
+    delta_loss: float  # contribution to ΔL, nats; those of all classes add up to it
+    accuracy_before: float  # of its examples
+    accuracy_after: float
+    singled_out: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
-    """One of the examples whose losses changed most. Probabilities are those of the label."""
+    """One of the examples whose losses changed most. Probabilities are those of the label, over seeds the geometric
+    mean, so that they move as its loss does."""
 
     index: int
     label: str
@@ -201,7 +224,8 @@ class Diagnosis:
         before, after: the two models compared.
         cells: contributions to ΔL by what was right before and after; they add up to it.
         temperature: model → the temperature that its logits are best divided by.
-        repairs: for K, what a bias and a scale for each class do; empty otherwise, and where they were not tried.
+        repairs: where a temperature does not repair a rise of the loss, what a bias and a scale for each class do.
+        classes: those that contribute most to ΔL, the largest first.
         recommendation: which to keep, in a sentence.
         path: all checkpoints, or points of a curve.
         reliability: model → bins.
@@ -230,6 +254,7 @@ class Diagnosis:
     repairs: tuple[Repair, ...]
     influence: Influence | None
     groups: tuple[Group, ...]
+    classes: tuple[ClassChange, ...]
     examples: tuple[Example, ...]
     settling: Settling | None
     timing: Timing | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -176,6 +177,10 @@ def _judged(
         if goal == "accuracy":
             found = accuracy_interval(score == 0, subject.clusters, found)
         values[goal] = found
+    for key in means:
+        if key[0] == "balanced" and not columns[key].any():
+            # no example is right with one alone: what others would show, resamples of these cannot tell
+            means[key] = dataclasses.replace(means[key], low=math.nan, high=math.nan)
     regrets |= means
     if subject.num_seeds is not None:
         for (goal, name), score in others.items():

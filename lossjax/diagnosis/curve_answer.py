@@ -19,6 +19,8 @@ _CAUTIONS: Final = (
     "A curve holds no examples: there are no intervals, no cells, no temperature. These answers are weaker than those "
     "from logits; lossjax.Recorder records them from any training loop.",
     "The lowest loss and the highest accuracy of a curve are chosen from noise and so flatter it.",
+    "The loss was taken as it was logged: penalties (Keras adds them to val_loss), label smoothing or class weights in "
+    "it make it another than the cross-entropy of the probabilities.",
 )
 
 
@@ -89,6 +91,7 @@ def examine_curve(curve: Curve, *, num_examples: int | None = None, flat: Flat =
         repairs=(),
         influence=None,
         groups=(),
+        classes=(),
         examples=(),
         settling=None,
         timing=timing,
@@ -136,7 +139,8 @@ def _verdict(story: _Story) -> str:
     happened = f"From {story.before.name} to {story.after.name}, {loss} and {accuracy}."
     why = {
         UNTOLD: (
-            "A curve cannot say why: over-confidence, which one temperature repairs, and worse ranking look the same."
+            "A curve cannot say why: too much or too little confidence, which one temperature repairs, and worse "
+            "ranking look the same."
         ),
         "P": "The probabilities went on improving where accuracy shows nothing.",
         "W": _why_both_got_worse(story),

@@ -87,6 +87,10 @@ def read_curve(
             f"{len(points)} rows hold both {shown(loss_name)} and {shown(accuracy_name)}; two are needed, at the same "
             f"{shown(time_name)}"
         )
+    known = [row for row in points if math.isfinite(row[accuracy_name])]
+    if len(known) < len(points):
+        notes.append(f"{len(points) - len(known)} of {len(points)} accuracies are not finite; they were left out.")
+        points = known
     finite = [row for row in points if math.isfinite(row[loss_name])]
     if len(finite) < len(points):
         first = next(row[time_name] for row in points if not math.isfinite(row[loss_name]))
@@ -95,7 +99,9 @@ def read_curve(
             "training broke down there. They were left out."
         )
     if len(finite) < 2:
-        raise InputError(f"fewer than two losses in {shown(loss_name)} are finite; there is no curve to judge")
+        raise InputError(
+            f"fewer than two losses in {shown(loss_name)} are finite, with an accuracy; there is no curve to judge"
+        )
     losses = np.array([row[loss_name] for row in finite])
     if losses.min() < 0:
         raise InputError(
@@ -160,6 +166,10 @@ def _from_csv(path: Path, text: str) -> Rows:
     if len(lines) < 2:
         raise InputError(f"{path} has {len(lines)} lines; a curve has a line of names and a line an evaluation")
     header = [name.strip() for name in lines[0]]
+    between = next((mark for mark in (";", "\t") if mark in header[0]), None)
+    if len(header) == 1 and between:
+        what = "semicolons" if between == ";" else "tabs"
+        raise InputError(f"{path} is separated by {what}; export it with commas between cells and points in numbers")
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise InputError(f"{path} names column {shown(twice)!r} more than once; rename one")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 from lossjax.analysis.attribution import CELLS, tail_examples
 from lossjax.analysis.calibration import scores
@@ -16,6 +18,7 @@ from lossjax.analysis.significance import detectable_effect
 from lossjax.diagnosis import advice, wording
 from lossjax.diagnosis.answer import SCHEMA, Bin, CellChange, Choice, Diagnosis, Model, Point, Settling, Timing
 from lossjax.diagnosis.carried import (
+    classes_carrying,
     confidence_where_both_wrong,
     examples_carrying,
     groups_carrying,
@@ -34,7 +37,7 @@ from lossjax.diagnosis.measured import (
 )
 from lossjax.diagnosis.outputs import FOLDS
 from lossjax.diagnosis.repairs import try_repairs
-from lossjax.diagnosis.story import Story, regime_name, undecided
+from lossjax.diagnosis.story import Story, regime_name, repair_called_for, undecided
 from lossjax.diagnosis.subject import Subject
 from lossjax.diagnosis.window import Window, choose_window, records_at
 
@@ -62,17 +65,21 @@ def examine(
         # told the way it was judged: to the model of higher accuracy, or of lower loss where that is flat
         subject, measured, pair = subject.reversed(), measured[::-1], pair[::-1]
         comparison = _compare(subject, pair, True, settings)
-    models = _models(subject, measured, window, settings)
+    choices = choose(subject, measured, fold, window.last, settings, judged=comparison.refused is None)
+    recalibrated = _kept_recalibrated(subject, choices, window, settings)
+    before, after, kept = _models(subject, measured, (window.shown, window.last, recalibrated), settings)
     scope = comparison.scope + ("; clusters resampled whole" if subject.clusters is not None else "")
     groups = groups_carrying(subject, pair, comparison, settings)
-    choices = choose(subject, measured, fold, window.last, settings, judged=comparison.refused is None)
+    classes = classes_carrying(subject, pair)
     timing = _timing(subject, choices) if subject.is_run else None
-    settling = _settling(subject, comparison, pair, level)
-    repairs = try_repairs(subject, pair, window, fold, settings) if comparison.regime == "K" else ()
+    settling = _settling(subject, comparison, pair, flat, level)
+    repairs, untried = (
+        try_repairs(subject, pair, window, fold, settings) if repair_called_for(comparison, flat) else ((), "")
+    )
     story = Story(
         comparison=comparison,
-        before=models[0],
-        after=models[1],
+        before=before,
+        after=after,
         is_run=subject.is_run,
         named=subject.is_run or not ordered,
         improving=subject.is_run and best_by_loss(measured) == window.last,
@@ -84,6 +91,10 @@ def examine(
         repairs=repairs,
         flat=flat,
         num_checkpoints=len(subject.names),
+        recalibrated=kept,
+        guessing=float(np.bincount(subject.labels).max() / len(subject.labels)),
+        classes=classes,
+        untried=untried,
     )
     return Diagnosis(
         schema=SCHEMA,
@@ -91,11 +102,11 @@ def examine(
         kind="run" if subject.is_run else "pair",
         regime=comparison.regime,
         regime_detail=comparison.refinement,
-        regime_name=regime_name(comparison.refinement, undecided(story)),
+        regime_name=regime_name(comparison.refinement, undecided(story), after.temperature),
         evidence=(*window.notes, *wording.evidence(story)),
         scope=scope,
-        before=models[0],
-        after=models[1],
+        before=before,
+        after=after,
         delta_loss=comparison.delta_loss,
         delta_accuracy=comparison.delta_accuracy,
         delta_refinement=comparison.delta_refinement,
@@ -103,12 +114,11 @@ def examine(
         contrast=comparison.contrast,
         kind_resolved=comparison.kind_resolved,
         cells={cell: CellChange(comparison.cells[cell], comparison.cell_shares[cell]) for cell in CELLS},
-        temperature={
-            model.name: measured[at].temperature for model, at in zip(models, (window.shown, window.last), strict=True)
-        },
+        temperature={subject.names[at]: measured[at].temperature for at in (window.shown, window.last)},
         repairs=repairs,
         influence=comparison.influence,
         groups=groups,
+        classes=classes,
         examples=examples_carrying(subject, pair, window),
         settling=settling,
         timing=timing,
@@ -153,41 +163,51 @@ def _compare(subject: Subject, pair: tuple[Records, Records], ordered: bool, set
     return dataclasses.replace(found, delta_accuracy=bounded(found.delta_accuracy, -1, 1))
 
 
-def _models(subject: Subject, measured: Sequence[Measured], window: Window, settings: Settings) -> tuple[Model, Model]:
-    shown = (window.shown, window.last)
+def _kept_recalibrated(subject: Subject, choices: Sequence[Choice], window: Window, settings: Settings) -> int:
+    """The checkpoint whose temperature is worth telling: the one to keep by the loss after recalibration, or the last
+    where no other is better by what counts."""
+    choice = next(choice for choice in choices if choice.goal == "recalibrated")
+    if subject.is_run:
+        all_alike = len(choice.as_good) == len(subject.names)
+        return window.last if all_alike else subject.names.index(choice.keep)
+    cost = max(regret.high for regret in choice.regret.values())
+    return subject.names.index(choice.keep) if choice.resolved and cost > settings.flat.loss else window.last
+
+
+def _models(
+    subject: Subject, measured: Sequence[Measured], shown: Sequence[int], settings: Settings
+) -> tuple[Model, ...]:
     exact = subject.num_seeds is None and subject.clusters is None
     means = means_of(
         {
             (index, name): getattr(measured[index], name).astype(np.float64)
-            for index in shown
+            for index in dict.fromkeys(shown)
             for name in ("loss", "brier", "refined", "correct", "gain")
         },
         subject,
         settings,
     )
-    models = []
-    for index in shown:
+    models = {}
+    for index in dict.fromkeys(shown):
         one = measured[index]
         error = confidence_error(one.confidence.ravel(), one.correct.ravel(), bins=BINS, level=None, seed=settings.seed)
-        models.append(
-            Model(
-                name=subject.names[index],
-                loss=means[index, "loss"],
-                accuracy=accuracy_interval(one.correct, subject.clusters, bounded(means[index, "correct"], 0, 1)),
-                brier=means[index, "brier"],
-                confidence=float(one.confidence.mean()),
-                refinement=means[index, "refined"],
-                calibration=means[index, "gain"] if one.calibration is None else one.calibration,
-                temperature=one.temperature,
-                temperature_at_edge=one.at_edge,
-                tied=one.tied,
-                calibration_error=error.estimate.estimate,
-                calibration_error_null=error.null_mean,
-                # seeds share their examples and clusters their kind, and the null knows neither
-                calibration_error_p=error.p_value if exact else None,
-            )
+        models[index] = Model(
+            name=subject.names[index],
+            loss=bounded(means[index, "loss"], 0, math.inf),
+            accuracy=accuracy_interval(one.correct, subject.clusters, bounded(means[index, "correct"], 0, 1)),
+            brier=bounded(means[index, "brier"], 0, 2),
+            confidence=float(one.confidence.mean()),
+            refinement=bounded(means[index, "refined"], 0, math.inf),
+            calibration=means[index, "gain"] if one.calibration is None else one.calibration,
+            temperature=one.temperature,
+            temperature_at_edge=one.at_edge,
+            tied=one.tied,
+            calibration_error=error.estimate.estimate,
+            calibration_error_null=error.null_mean,
+            # seeds share their examples and clusters their kind, and the null knows neither
+            calibration_error_p=error.p_value if exact else None,
         )
-    return models[0], models[1]
+    return tuple(models[index] for index in shown)
 
 
 def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:
@@ -203,13 +223,17 @@ def _timing(subject: Subject, choices: Sequence[Choice]) -> Timing:
         highest_accuracy=accuracy.keep,
         highest_accuracy_set=accuracy.as_good,
         lag=float(at[accuracy.keep] - at[loss.keep]),
-        unit="checkpoints" if subject.steps is None else "steps",
+        unit=f"{subject.unit}s",
     )
 
 
-def _settling(subject: Subject, comparison: Comparison, pair: tuple[Records, Records], level: float) -> Settling:
+def _settling(
+    subject: Subject, comparison: Comparison, pair: tuple[Records, Records], flat: Flat, level: float
+) -> Settling:
     change = over_seeds(pair[1].loss) - over_seeds(pair[0].loss)
     independent = subject.clusters is None
+    # the interval of ΔA has two examples added, so that below this number it shows no two models flat
+    least = (math.sqrt(2) * stats.norm.ppf(level) / flat.accuracy - 2) if flat.accuracy else math.inf
     detectable = comparison.detectable_loss
     if subject.num_seeds is None and independent:
         detectable = detectable_effect(float(change.std(ddof=1)), len(change), level=level)
@@ -218,8 +242,8 @@ def _settling(subject: Subject, comparison: Comparison, pair: tuple[Records, Rec
         num_examples=len(subject.labels),
         num_clusters=None if subject.clusters is None else len(np.unique(subject.clusters)),
         num_seeds=subject.num_seeds,
-        needed_loss=comparison.needed_loss if only_examples else None,
-        needed_accuracy=comparison.needed_accuracy if only_examples else None,
+        needed_loss=comparison.needed_loss if only_examples and flat.loss else None,
+        needed_accuracy=max(comparison.needed_accuracy, least) if only_examples and flat.accuracy else None,
         flat_loss=comparison.flat_delta_loss,
         flat_accuracy=comparison.flat_delta_accuracy,
         detectable_loss=detectable,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import special
 
@@ -14,6 +17,26 @@ _LOGITS = ("logits", "log_probabilities", "log_probs", "probabilities", "probs",
 # rows of probabilities add up to 1 within this; half precision and a thousand classes come to 5e-4
 _ROUNDING = 2e-3
 _ROWS = 2**18  # rows looked at once
+_BYTES_AN_EXAMPLE = 256  # of a model: its measures in float64, and the columns whose means are resampled
+
+
+def check_work(sources: Sequence[Arrays], max_bytes: int) -> None:
+    """That the logits fit when they are worked on, where a byte a logit becomes eight and every example is measured.
+
+    Raises:
+        InputError: they take more than ``max_bytes``.
+    """
+    needed = 0
+    for source in sources:
+        array = next((source.arrays[key] for key in _LOGITS if key in source.arrays), None)
+        if array is not None and array.ndim >= 2:
+            itemsize = max(array.dtype.itemsize, 4) if array.dtype.kind == "f" else 8
+            needed += array.size * itemsize + _BYTES_AN_EXAMPLE * math.prod(array.shape[:-1])
+    if needed > max_bytes:
+        raise InputError(
+            f"the logits take about {needed} bytes to work on, more than {max_bytes}; give a random sample of the "
+            "examples, or raise --max-gigabytes"
+        )
 
 
 def outputs_of(source: Arrays) -> tuple[np.ndarray, list[str]]:

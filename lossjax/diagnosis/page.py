@@ -28,7 +28,7 @@ def to_page(found: Diagnosis, source: str) -> str:
         ("path", "Path", True),
         ("cells", "Right and wrong", found.cells is not None),
         ("reliability", "Reliability", bool(found.reliability)),
-        ("groups", "Classes", bool(found.groups)),
+        ("groups", "Classes", bool(found.groups or found.classes)),
         ("examples", "Examples", bool(found.examples)),
         ("keep", "Which to keep", bool(found.choices)),
         ("next", "What to try next", True),
@@ -44,6 +44,7 @@ def to_page(found: Diagnosis, source: str) -> str:
         cells=_cells(found),
         reliability=_reliability(found),
         groups=_groups(found),
+        classes=_classes(found),
         examples=_examples(found),
         choices=_choices(found),
         settings=", ".join(
@@ -82,9 +83,8 @@ def _path(found: Diagnosis) -> dict[str, object]:
         charts.Series(found.before.name, "before", _points_named(found, found.before.name), joined=False, radius=5),
         charts.Series(found.after.name, "after", _points_named(found, found.after.name), joined=False, radius=5),
     ]
-    drawn = [
-        charts.chart("Loss and accuracy, in the order of training", plane, x_label="loss (nats)", y_label="accuracy")
-    ]
+    order = "in the order of training" if len(path) > 2 else f"from {found.before.name} to {found.after.name}"
+    drawn = [charts.chart(f"Loss and accuracy, {order}", plane, x_label="loss (nats)", y_label="accuracy")]
     if len(path) > 2:
         steps = [float(index) if p.step is None else p.step for index, p in enumerate(path)]
         unit = "checkpoint" if path[0].step is None else found.timing.unit.removesuffix("s") if found.timing else "step"
@@ -178,6 +178,26 @@ def _groups(found: Diagnosis) -> dict[str, object] | None:
         "forest": charts.forest("What each group adds to the change in loss", rows, x_label="nats"),
         "table": Table("Groups with equal shares of the training examples", header, lines),
     }
+
+
+def _classes(found: Diagnosis) -> Table | None:
+    if not found.classes:
+        return None
+    rows = tuple(
+        (
+            one.name,
+            f"{one.num_examples:,}",
+            percent(one.share),
+            f"{one.delta_loss:+.3g}".replace("-", "−"),
+            percent(one.accuracy_before),
+            percent(one.accuracy_after),
+        )
+        for one in found.classes
+    )
+    header = ("label", "examples", "share", "change in loss (nats)", "accuracy before", "after")
+    return Table(
+        "The classes that contribute most to the change in loss, without intervals: the largest of all", header, rows
+    )
 
 
 def _examples(found: Diagnosis) -> Table | None:

@@ -28,7 +28,7 @@ def shown(interval: Interval, scale: float = 1.0) -> str:
     if largest >= 1e6 or 0 < width < 1e-4 * largest or 0 < abs(values[0]) < 1e-3 * width:
         estimate, low, high = (f"{value:.3g}".replace("-", "−") for value in values)
         return estimate if math.isnan(values[1]) else f"{estimate} [{low}, {high}]"
-    return estimate_text(Interval(*values)).removesuffix(" (no interval)")
+    return estimate_text(Interval(*values)).removesuffix(" (no interval)").replace("e-", "e−")
 
 
 def one(value: float) -> str:
@@ -48,6 +48,12 @@ def percent(share: float) -> str:
     if value in (0, 100):
         return f"{value:.0f} %"
     return f"{value:.1f} %" if 0.05 <= value <= 99.95 else f"{value:.2g} %"
+
+
+def part_of(part: float, whole: Interval) -> str:
+    """A contribution as a share of the change it is part of."""
+    share = part / whole.estimate
+    return "all of it" if 0.995 <= share < 1.005 else f"{100 * share:.0f} % of it"
 
 
 def p_text(p: float) -> str:

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from lossjax.npz import read_npy, read_npz
-from lossjax.recorder import parts_of, recorded_steps
+from lossjax.recorder import named_times, parts_of, recorded_steps
 
 MAX_BYTES = 2**32  # what the arrays of all files may take together, unless the caller raises it
 NAME_LENGTH = 80  # longer names of classes are cut
 
-_TEXT = ("class_names", "clusters")
+_TEXT = ("class_names", "clusters", "unit")
 
 
 class InputError(ValueError):
@@ -131,6 +131,6 @@ def _read_parts(path: Path, folder: Path, max_bytes: int) -> Arrays:
             row[...] = one
     except ValueError as error:
         raise InputError(_with_option(error)) from error
-    arrays |= {"logits": logits, "steps": np.array(list(steps), dtype=np.int64)}
+    arrays = {**named_times(arrays, list(steps)), "logits": logits}
     note = f"{path.name} is not finished: these are the {len(steps)} evaluations recorded so far."
     return Arrays(path.name, arrays, (note,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
@@ -19,6 +20,7 @@ from lossjax.diagnosis.subject import Subject
 from lossjax.diagnosis.window import Window
 
 MOST: Final[Mapping[Kind, int]] = {"bias": 4_000_000, "vector": 1_000_000}  # logits of a model; ten seconds each
+LEAST_A_CLASS: Final = 10  # examples, on average, where only some of them are fitted to
 _LARGEST_LOSS = 1e4  # nats: classes that are masked out have no finite scale
 
 
@@ -28,29 +30,80 @@ def try_repairs(
     window: Window,
     fold: Int[np.ndarray, " example"],
     settings: Settings,
-) -> tuple[Repair, ...]:
-    """Each repair, fitted to both models on the other folds; without those that would take too long."""
+) -> tuple[tuple[Repair, ...], str]:
+    """Each repair, fitted to both models on the other folds, of a random sample of the examples where there are too
+    many logits; without those of which a sample would hold too few. Where none is left, also why.
+    """
+    if max(one.loss.max() for one in pair) > _LARGEST_LOSS:
+        return (), f"some losses are above {_LARGEST_LOSS:,.0f} nats, as where classes are masked"
+    found = []
+    for kind in REPAIRS:
+        chosen = _sample(subject, kind, settings.seed)
+        if chosen is not None:
+            found.append(_try(kind, *_part(subject, pair, window, fold, chosen), settings))
+    if found:
+        return tuple(found), ""
+    num_examples, num_classes = subject.logits[window.last].shape[-2:]
+    return (), (
+        f"with {num_classes:,} classes it would take too long on these {num_examples:,} examples, and on so few that "
+        "it would not, too few are of each"
+    )
+
+
+def _sample(subject: Subject, kind: Kind, seed: int) -> Int[np.ndarray, " example"] | None:
+    """Examples to fit a repair to: all of them, a random part, or None where a part would be too small."""
+    num_examples, num_classes = subject.logits[0].shape[-2:]
+    most = MOST[kind] // (num_classes * (subject.num_seeds or 1))
+    if num_examples <= most:
+        return np.arange(num_examples)
+    if most < LEAST_A_CLASS * num_classes:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(num_examples, most, replace=False))
+
+
+def _part(
+    subject: Subject,
+    pair: tuple[Records, Records],
+    window: Window,
+    fold: Int[np.ndarray, " example"],
+    chosen: Int[np.ndarray, " example"],
+) -> tuple[Subject, tuple[Records, Records], Window, Int[np.ndarray, " example"]]:
+    """The chosen examples alone."""
+    if len(chosen) == len(fold):
+        return subject, pair, window, fold
+    needed = {*np.unique(window.first).tolist(), window.last}
+    part = dataclasses.replace(
+        subject,
+        logits=tuple(z[..., chosen, :] if at in needed else z[..., :0, :] for at, z in enumerate(subject.logits)),
+        labels=subject.labels[chosen],
+        clusters=None if subject.clusters is None else subject.clusters[chosen],
+    )
+    records = [Records(*(None if field is None else field[..., chosen] for field in one)) for one in pair]
+    return part, (records[0], records[1]), dataclasses.replace(window, first=window.first[chosen]), fold[chosen]
+
+
+def _try(
+    kind: Kind,
+    subject: Subject,
+    pair: tuple[Records, Records],
+    window: Window,
+    fold: Int[np.ndarray, " example"],
+    settings: Settings,
+) -> Repair:
     before, after = (np.atleast_2d(one.loss) for one in pair)
-    tried = [kind for kind in REPAIRS if subject.logits[window.last].size <= MOST[kind]]
-    if max(before.max(), after.max()) > _LARGEST_LOSS:
-        return ()
     if subject.clusters is not None:  # with as many parameters as classes, duplicates in two folds would flatter
         _, cluster = np.unique(subject.clusters, return_inverse=True)
         num_clusters = int(cluster.max()) + 1
         fold = assign_folds(np.zeros(num_clusters), folds=min(FOLDS, num_clusters), seed=settings.seed)[cluster]
-    found = []
-    for kind in tried:
-        first = _losses(subject, window.first, fold, kind)
-        last = _losses(subject, np.full_like(window.first, window.last), fold, kind)
-        found.append(
-            Repair(
-                kind=kind,
-                left=difference_of(first, last, subject, settings),
-                contrast=difference_of(0.2 * before - first, 0.2 * after - last, subject, settings),
-                gain=means_of({kind: after - last}, subject, settings)[kind],
-            )
-        )
-    return tuple(found)
+    first = _losses(subject, window.first, fold, kind)
+    last = _losses(subject, np.full_like(window.first, window.last), fold, kind)
+    return Repair(
+        kind=kind,
+        num_examples=len(subject.labels),
+        left=difference_of(first, last, subject, settings),
+        contrast=difference_of(0.2 * before - first, 0.2 * after - last, subject, settings),
+        gain=means_of({kind: after - last}, subject, settings)[kind],
+    )
 
 
 def _losses(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
-from lossjax.diagnosis.outputs import as_logits, check_finite, outputs_of
+from lossjax.diagnosis.outputs import as_logits, check_finite, check_work, outputs_of
 from lossjax.diagnosis.reading import MAX_BYTES, Arrays, InputError, counted, read_arrays, read_counts, shown
 
 WIDEST = 1000  # letters that a name may have in a file
@@ -24,6 +24,7 @@ class Subject:
     Attributes:
         names: of each checkpoint, as shown.
         steps: [checkpoint], or None where they have none.
+        unit: of the steps: "step", "epoch", or "checkpoint" where they have none.
         logits: one array a checkpoint, [example, class] or, for several seeds, [seed, example, class].
         labels: [example], whole numbers in 0 … class − 1.
         is_run: whether these are checkpoints of a run, of which a window is to be chosen.
@@ -36,6 +37,7 @@ class Subject:
 
     names: tuple[str, ...]
     steps: Real[np.ndarray, " checkpoint"] | None
+    unit: str
     logits: tuple[Float[np.ndarray, "*seed example class"], ...]
     labels: Int[np.ndarray, " example"]
     is_run: bool
@@ -55,7 +57,7 @@ class Subject:
         return dataclasses.replace(self, names=self.names[::-1], logits=self.logits[::-1])
 
     def class_name(self, index: int) -> str:
-        return f"class {index}" if self.class_names is None else self.class_names[index]
+        return (self.class_names[index] if self.class_names else "") or f"class {index}"
 
 
 def read_files(
@@ -73,13 +75,14 @@ def read_files(
         groups: an ``.npy`` file with the number of training examples of each class; ``train_counts``: or the array.
         first_axis_is_seeds: of [axis, example, class] in a single file; otherwise it is the checkpoints' unless the
             file names its ``seeds``.
-        max_bytes: bound on what all arrays take together.
+        max_bytes: bound on what all arrays take together, and on what the logits take to be worked on.
 
     Raises:
         InputError: for everything that is wrong with what the files hold.
         OSError: a file cannot be opened.
     """
     sources = read_arrays(paths, max_bytes=max_bytes)
+    check_work(sources, max_bytes)
     if groups is not None:
         train_counts = read_counts(groups)
     return subject(sources, train_counts=train_counts, first_axis_is_seeds=first_axis_is_seeds, pair_names=pair_names)
@@ -98,6 +101,7 @@ def subject(
     notes = [note for source in sources for note in source.notes]
     logits, key_notes = zip(*(outputs_of(source) for source in sources), strict=True)
     notes += [note for some in key_notes for note in some]
+    _check_same_examples(sources, logits)
     labels = _labels(sources, logits[0].shape[-2:], notes)
     for source, array in zip(sources, logits, strict=True):
         check_finite(source.where, array)
@@ -125,6 +129,7 @@ def subject(
     return Subject(
         names=names,
         steps=steps,
+        unit="checkpoint" if steps is None else _unit(sources[0]),
         logits=checkpoints,
         labels=labels,
         is_run=len(sources) == 1,
@@ -157,6 +162,16 @@ def _labels(sources: Sequence[Arrays], shape: tuple[int, ...], notes: list[str])
     return given[0][1]
 
 
+def _check_same_examples(sources: Sequence[Arrays], logits: Sequence[np.ndarray]) -> None:
+    """Before the labels of one are held against the logits of the other."""
+    first, last = logits[0].shape, logits[-1].shape
+    if first[-2:] != last[-2:]:
+        raise InputError(
+            f"{sources[0].where} has logits {first} and {sources[-1].where} {last}; both need the same examples and "
+            "classes"
+        )
+
+
 def _checked_labels(source: Arrays, key: str, num_examples: int, num_classes: int) -> np.ndarray:
     labels = source.arrays[key]
     where = f"{key} in {source.where}"
@@ -184,20 +199,19 @@ def _pair(
 ) -> tuple[tuple[str, ...], None, tuple[np.ndarray, ...], bool]:
     # a recording of a single evaluation is one model
     logits = [
-        array[0] if array.ndim == 3 and len(array) == 1 and "steps" in source.arrays else array
+        array[0] if array.ndim == 3 and len(array) == 1 and f"{_unit(source)}s" in source.arrays else array
         for source, array in zip(sources, logits, strict=True)
     ]
     shapes = [array.shape for array in logits]
     for source, array in zip(sources, logits, strict=True):
-        if array.ndim == 4 or (array.ndim == 3 and "steps" in source.arrays):
+        if array.ndim == 4 or (array.ndim == 3 and f"{_unit(source)}s" in source.arrays):
             raise InputError(
                 f"{source.where} holds the checkpoints of a run {array.shape}; give a run as the only file, or save "
                 "one checkpoint a file to compare two: logits[-1] is the last"
             )
-    if len(shapes[0]) != len(shapes[1]) or shapes[0][-2:] != shapes[1][-2:]:
+    if len(shapes[0]) != len(shapes[1]):
         raise InputError(
-            f"{sources[0].where} has logits {shapes[0]} and {sources[1].where} {shapes[1]}; both need the same "
-            "examples and classes, and seeds both or neither"
+            f"{sources[0].where} has logits {shapes[0]} and {sources[1].where} {shapes[1]}; both need seeds, or neither"
         )
     if len(shapes[0]) == 2:
         return names, None, tuple(logits), False
@@ -231,7 +245,8 @@ def _run(
     num_seeds, num_checkpoints = along.shape[:2]
     if num_checkpoints < 2:
         raise InputError(f"{source.where} holds one checkpoint {logits.shape}; a run needs two or more")
-    steps = source.arrays.get("steps")
+    unit = _unit(source)
+    steps = source.arrays.get(f"{unit}s")
     if steps is None:
         notes.append(
             f"{source.where} has no steps: its {num_checkpoints} checkpoints were taken in their order and numbered."
@@ -240,15 +255,26 @@ def _run(
     else:
         if steps.shape != (num_checkpoints,) or steps.dtype.kind not in "iuf":
             raise InputError(
-                f"steps in {source.where} is {steps.dtype} {steps.shape}; give one number for each of the "
+                f"{unit}s in {source.where} is {steps.dtype} {steps.shape}; give one number for each of the "
                 f"{num_checkpoints} checkpoints"
             )
         steps = steps.astype(np.float64)
         if not np.isfinite(steps).all() or np.any(np.diff(steps) <= 0):
-            raise InputError(f"steps in {source.where} do not increase; save checkpoints in the order of training")
-        names = tuple(f"step {step:.10g}" for step in steps.tolist())
+            raise InputError(f"{unit}s in {source.where} do not increase; save checkpoints in the order of training")
+        names = tuple(f"{unit} {text}" for text in _distinct(steps))
     checkpoints = tuple(along[0, i] if num_seeds == 1 else along[:, i] for i in range(num_checkpoints))
     return names, steps, checkpoints, num_seeds > 1
+
+
+def _unit(source: Arrays) -> str:
+    """How a file's checkpoints are counted: by epochs where it has those and no steps."""
+    return "epoch" if "epochs" in source.arrays and "steps" not in source.arrays else "step"
+
+
+def _distinct(steps: np.ndarray) -> list[str]:
+    """As short as tells them apart."""
+    texts = [f"{step:.10g}" for step in steps.tolist()]
+    return texts if len(set(texts)) == len(texts) else [f"{step:.17g}" for step in steps.tolist()]
 
 
 def _optional(sources: Sequence[Arrays], key: str) -> np.ndarray | None:

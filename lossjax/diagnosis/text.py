@@ -72,6 +72,19 @@ def _lines(found: Diagnosis) -> Iterator[str]:
             for g in found.groups
         ]
         yield from _table(rows)
+    if found.classes:
+        yield from ("", "Classes that carry most, by the label")
+        rows = [("", "examples", "change in loss (nats)", "accuracy of its own (%)")]
+        rows += [
+            (
+                one.name,
+                percent(one.share),
+                f"{one.delta_loss:+.3g}".replace("-", "−"),
+                f"{100 * one.accuracy_before:.3g} → {100 * one.accuracy_after:.3g}",
+            )
+            for one in found.classes[:SHOWN_EXAMPLES]
+        ]
+        yield from _table(rows)
     if found.examples:
         yield from ("", f"Examples that changed most ({SHOWN_EXAMPLES} of {len(found.examples)})")
         rows = [("index", "label", "predicted", "p of the label", "change (nats)")]

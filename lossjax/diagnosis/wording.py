@@ -7,22 +7,23 @@ from collections.abc import Mapping
 from typing import Final
 
 from lossjax.analysis.attribution import Cell
-from lossjax.diagnosis.advice import recommendation
+from lossjax.diagnosis.advice import needed_sizes, recommendation
 from lossjax.diagnosis.answer import Timing
 from lossjax.diagnosis.phrases import (
     apart,
     capital,
+    listed,
     minus,
     nats,
     one,
     p_text,
+    part_of,
     percent,
     points,
-    rounded,
     sentences,
     shown,
 )
-from lossjax.diagnosis.story import Story, repaired_by, rose, tried, undecided
+from lossjax.diagnosis.story import Story, carrying, repaired_by, rose, tried, undecided
 
 _CAUSES: Final[Mapping[Cell, tuple[str, str]]] = {
     # what the loss of a cell's examples does when the cell contributes more, and when it contributes less
@@ -52,8 +53,9 @@ def evidence(story: Story) -> tuple[str, ...]:
         + (f" (McNemar's exact p {p_text(found.mcnemar)})." if found.mcnemar is not None else "."),
         _cells_line(story),
     ]
+    lines += _class_lines(story)
     if story.timing is not None:
-        lines.append(_timing_line(story.timing))
+        lines.append(_timing_line(story.timing, story.num_checkpoints))
     if story.wrong_confidence is not None:
         before, after = story.wrong_confidence
         lines.append(f"Where both are wrong, mean confidence went from {before:.3g} to {after:.3g}.")
@@ -69,8 +71,12 @@ def evidence(story: Story) -> tuple[str, ...]:
         )
     for repair in story.repairs:
         what = "a bias" if repair.kind == "bias" else "a scale and a bias"
+        some = repair.num_examples < story.settling.num_examples
+        where = (
+            f"fitted and judged on {repair.num_examples:,} examples at random" if some else "fitted on other examples"
+        )
         lines.append(
-            f"With {what} for each class, fitted on other examples, the loss of {story.later} is lower by "
+            f"With {what} for each class, {where}, the loss of {story.later} is lower by "
             f"{nats(repair.gain)}, and the change that is left, with both so repaired, is {nats(repair.left)}."
         )
     if story.before.temperature is not None and story.after.temperature is not None:
@@ -95,6 +101,12 @@ def cautions(story: Story) -> tuple[str, ...]:
         )
     for model in (story.before, story.after):
         name = story.called(model.name)
+        if model.accuracy.low <= story.guessing and not (story.is_run and model is story.before):
+            notes.append(
+                f"{capital(name)} is right in {percent(model.accuracy.estimate)} of the examples, not resolved as more "
+                f"than by always saying the commonest label ({percent(story.guessing)}). If it should be better, see "
+                "that the labels are in the order of the logits and number the classes alike."
+            )
         if model.temperature_at_edge:
             notes.append(
                 f"A temperature of {name} sits on the edge of its bracket (1/64 … 64): the logits say next to "
@@ -130,7 +142,12 @@ def _happened(story: Story) -> str:
         return capital(f"{window}undecided: {loss}, and {accuracy}.")
     joint = "while" if story.comparison.regime in ("P", "O", "K", "S") else "and"
     cause = "" if _is_flat_or_open(story) else _cause(story)
-    return capital(f"{window}{loss}{f', mostly because {cause}' if cause else ''}, {joint} {accuracy}.")
+    told = capital(f"{window}{loss}{f', mostly because {cause}' if cause else ''}, {joint} {accuracy}.")
+    one_class = carrying(story)
+    if one_class is not None:
+        part = part_of(one_class.delta_loss, story.loss)
+        told += f" The examples of {one_class.name} alone, {percent(one_class.share)} of all, carry {part}."
+    return told
 
 
 def _is_flat_or_open(story: Story) -> bool:
@@ -145,7 +162,7 @@ def _moved_loss(story: Story) -> str:
         return f"the loss rose by {nats(loss)}"
     if loss.high < 0:
         return f"the loss fell by {nats(minus(loss))}"
-    return f"whether the loss changed cannot be told from these examples ({nats(loss)})"
+    return f"whether the loss changed cannot be told from {story.sample} ({nats(loss)})"
 
 
 def _moved_accuracy(story: Story) -> str:
@@ -156,7 +173,7 @@ def _moved_accuracy(story: Story) -> str:
         return f"accuracy rose by {points(accuracy)}"
     if accuracy.high < 0:
         return f"accuracy fell by {points(minus(accuracy))}"
-    return f"whether accuracy changed cannot be told from these examples ({points(accuracy)})"
+    return f"whether accuracy changed cannot be told from {story.sample} ({points(accuracy)})"
 
 
 def _cause(story: Story) -> str:
@@ -184,7 +201,7 @@ def _cause_of(cell: Cell, up: bool, story: Story) -> str:
 def _repair(story: Story) -> str:
     """What a temperature does about a rise of the loss."""
     found, after = story.comparison, story.after
-    gained = after.calibration
+    gained, rise, flat = after.calibration, story.loss.estimate, story.flat.loss
     if not rose(story) or gained is None or after.temperature is None:
         return ""
     if gained.low <= 0:
@@ -194,10 +211,19 @@ def _repair(story: Story) -> str:
     part = "all of it" if share >= 0.995 else f"{100 * share:.0f} % of it"
     whose = f"the logits of {story.later}" if story.named else "its logits"
     text = f"Dividing {whose} by {after.temperature:.3g} recovers {part}"
-    both = found.delta_refinement
+    both, before = found.delta_refinement, story.before.calibration
     if both is None:
         return text + "."
-    if both.low > 0:
+    if both.low > 0 and before is not None and before.low > 0 and both.estimate > (1 - min(share, 1)) * rise + flat:
+        # what the first gains by a temperature of its own is no part of the rise
+        text = (
+            f"Dividing {whose} by {after.temperature:.3g} lowers its loss by {nats(gained)}, but a temperature lowers "
+            f"that of {story.earlier} too, by {nats(before)}: with both recalibrated the loss is higher by "
+            f"{nats(both)}."
+        )
+    elif both.within(-flat, flat):
+        text = f"{text}; with both recalibrated they differ by less than counts ({nats(both)})."
+    elif both.low > 0:
         text = f"{text}; with both recalibrated the loss is still higher by {nats(both)}."
     elif both.high < 0:
         text = f"{text}; with both recalibrated {story.later} is better by {nats(minus(both))}."
@@ -209,7 +235,7 @@ def _repair(story: Story) -> str:
 def _repair_by_class(story: Story) -> str:
     """Whether a bias, or a scale and a bias, for each class repairs what a temperature does not."""
     if not story.repairs:
-        return ""
+        return f"Whether a bias for each class repairs it was not tried: {story.untried}." if story.untried else ""
     found = repaired_by(story)
     if found is not None:
         what = "A bias" if found.kind == "bias" else "A scale and a bias"
@@ -219,7 +245,7 @@ def _repair_by_class(story: Story) -> str:
         )
     if all(repair.contrast.high < 0 for repair in story.repairs):
         return f"Nor does {tried(story)} for each class repair it."
-    return f"Whether {tried(story)} for each class repairs it cannot be told from these examples."
+    return f"Whether {tried(story)} for each class repairs it cannot be told from {story.sample}."
 
 
 def _cells_line(story: Story) -> str:
@@ -227,18 +253,34 @@ def _cells_line(story: Story) -> str:
     return f"By what was right before and after, the loss changed by {', '.join(parts)} nats."
 
 
-def _timing_line(timing: Timing) -> str:
+def _class_lines(story: Story) -> list[str]:
+    """The classes that push the loss furthest the way it went."""
+    if len(story.classes) < 2 or not story.loss.excludes(0.0):
+        return []
+    along = [one for one in story.classes if one.delta_loss * story.loss.estimate > 0][:3]
+    parts = [f"{one.name} {one.delta_loss:+.3g}".replace("-", "−") for one in along]
+    return [f"By the label, most comes from {listed(parts, 'and')} nats (chosen as the largest of all classes)."]
+
+
+def _timing_line(timing: Timing, num_checkpoints: int) -> str:
     """When to have stopped: the best evaluations, and what cannot be told from them."""
+    sets = timing.lowest_loss_set, timing.highest_accuracy_set
     parts = []
-    for what, best, adequate in (
-        ("The loss is lowest", timing.lowest_loss, timing.lowest_loss_set),
-        ("accuracy is highest", timing.highest_accuracy, timing.highest_accuracy_set),
+    for what, extreme, best, adequate in (
+        ("the loss", "lowest", timing.lowest_loss, sets[0]),
+        ("accuracy", "highest", timing.highest_accuracy, sets[1]),
     ):
         others = [name for name in adequate if name != best]
+        if len(others) == num_checkpoints - 1:
+            parts.append(f"by {what} no checkpoint is resolved as worse than another")
+            continue
         tail = f" (not resolved from {others[0]}" if others else " (resolved from all others"
         tail += f" … {others[-1]}, {len(others)} in all)" if len(others) > 1 else ")"
-        parts.append(f"{what} at {best}{tail}")
-    return f"{parts[0]}; {parts[1]}, {apart(timing)}."
+        parts.append(f"{what} is {extreme} at {best}{tail}")
+    if max(map(len, sets)) < num_checkpoints:
+        overlap = timing.lag != 0 and set(sets[0]) & set(sets[1])
+        parts[1] += f", {apart(timing)}{' (not resolved)' if overlap else ''}"
+    return capital(f"{'; '.join(parts)}.")
 
 
 def _influence_line(story: Story) -> str:
@@ -260,7 +302,7 @@ def _settling_lines(story: Story) -> list[str]:
         number_text = f"{number_text} and {settling.num_seeds} seeds"
     told = capital(
         ", ".join(
-            f"{name} {'no' if interval.excludes(0.0) else 'yes'}"
+            f"{name} {'no' if interval.excludes(0.0) else 'yes' if interval.estimate else 'there is none'}"
             for name, interval in (("for the loss", story.loss), ("for accuracy", story.accuracy))
         )
     )
@@ -269,17 +311,18 @@ def _settling_lines(story: Story) -> list[str]:
     lines = [f"Could the choice of these {number_text} explain the difference? {told}."]
     if settling.num_seeds is None:
         lines.append("Could the seed? Not known: one training each was given.")
-    if settling.flat_loss is not None and settling.flat_accuracy is not None:
-        lines.append(
-            f"The least δ at which this pair counts as flat is {settling.flat_loss:.2g} nats and "
-            f"{100 * settling.flat_accuracy:.2g} points."
-        )
-    if settling.needed_loss is not None and settling.needed_accuracy is not None:
-        lines.append(
-            f"To show that nothing changed, were it so, would take about {rounded(settling.needed_loss)} examples for "
-            f"±{flat.loss:g} nats and about {rounded(settling.needed_accuracy)} for ±{100 * flat.accuracy:g} points."
-        )
-    if settling.detectable_loss is not None:
+    open_ends = undecided(story)  # of what is resolved, or flat, nothing is left to settle
+    least = []
+    if "the loss" in open_ends and settling.flat_loss is not None:
+        least.append(f"{settling.flat_loss:.2g} nats")
+    if "accuracy" in open_ends and settling.flat_accuracy is not None:
+        least.append(f"{100 * settling.flat_accuracy:.2g} points")
+    if least:
+        lines.append(f"The least δ at which this pair counts as flat is {listed(least, 'and')}.")
+    sizes = needed_sizes(story, {"the loss": f"±{flat.loss:g} nats", "accuracy": f"±{100 * flat.accuracy:g} points"})
+    if sizes:
+        lines.append(f"To show that nothing changed, were it so, would take {listed(sizes, 'and')}.")
+    if settling.detectable_loss is not None and settling.detectable_loss > 1e-9:
         units = "These seeds" if settling.num_seeds is not None else f"{settling.num_examples:,} examples"
         lines.append(f"{units} show a difference in loss of {settling.detectable_loss:.2g} nats with 80 % power.")
     if settling.smallest_p is not None:

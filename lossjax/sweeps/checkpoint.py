@@ -32,7 +32,9 @@ _SAME_PROGRAM: Final = ("lossjax", "jax", "jaxlib")
 _OVERHEAD: Final = 2**18  # bytes that a checkpoint's other files take, and then some
 
 
-def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+def save(
+    folder: str | Path, step: int, arrays: Mapping[str, np.ndarray], *, of: Mapping[str, Any] | None = None
+) -> None:
     """Keep a checkpoint; returns when it is on disk. The two newest are kept.
 
     At every moment of a save the checkpoint before it is whole, so a kill costs the steps since then and no more.
@@ -42,6 +44,7 @@ def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> Non
         step: what the arrays are the state after.
         arrays: leaf → array. Bools, integers, floats and complex numbers of up to 64 bits a part, in this machine's
             byte order, of any shape, zero-size included.
+        of: whose arrays they are, in JSON's types: ``restore`` asks for the same.
 
     Raises:
         TypeError: a leaf that is no NumPy array of these.
@@ -56,7 +59,8 @@ def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> Non
     number = numbers[-1] + 1 if numbers else 0
     temporary = folder / f".{number:08}"
     try:
-        _write(temporary, folder / f"{number:08}", arrays, {"step": step, "versions": versions(_SAME_PROGRAM)})
+        facts = {"step": step, "of": of, "versions": versions(_SAME_PROGRAM)}
+        _write(temporary, folder / f"{number:08}", arrays, facts)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk, its bytes are needed for results
         raise OSError(f"{folder} could not be written ({error})") from error
@@ -64,22 +68,27 @@ def save(folder: str | Path, step: int, arrays: Mapping[str, np.ndarray]) -> Non
         shutil.rmtree(folder / f"{old:08}")
 
 
-def restore(folder: str | Path, template: Template | None = None) -> tuple[int, dict[str, np.ndarray]] | None:
+def restore(
+    folder: str | Path, template: Template | None = None, *, of: Mapping[str, Any] | None = None
+) -> tuple[int, dict[str, np.ndarray]] | None:
     """(step, arrays) of the newest checkpoint that is bit for bit what was saved; None where there is none.
 
     Args:
         folder: as given to ``save``.
         template: the leaves that the program expects; None takes what is there.
+        of: whose arrays they must be, as given to ``save``.
 
     Warns:
-        RuntimeWarning: a checkpoint was passed over, and why: it is damaged, does not fit the template, or comes from
-            another version of lossjax or jax, which would mix two programs in one member.
+        RuntimeWarning: a checkpoint was passed over, and why: it is damaged, of other members, does not fit the
+            template, or comes from another version of lossjax or jax, which would mix two programs in one member.
     """
     folder = Path(folder)
     numbers = _numbers(folder)
     for position, number in enumerate(reversed(numbers), start=1):
         try:
             arrays, manifest = _read(folder / f"{number:08}")
+            if manifest.get("of") != of:  # a folder that was moved or copied here
+                raise _OtherProgram(f"{folder / f'{number:08}'} is of {manifest.get('of')} and not of {of}")
             _check_program(folder / f"{number:08}", manifest["versions"], arrays, template)
         except (durable.Damaged, _OtherProgram) as error:
             following = "the one before it is tried" if position < len(numbers) else "this part starts from step 0"

@@ -22,6 +22,10 @@ class Damaged(ValueError):
     """A file is not what was written: the message names the file and the fact."""
 
 
+class Foreign(Damaged):
+    """A folder holds a file that is not its own, beside all of its own."""
+
+
 def seal(temporary: Path, final: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
     """Write the manifest of the folder ``temporary``, force all of it to disk, and rename it to ``final``.
 
@@ -61,6 +65,8 @@ def read_seal(folder: Path) -> dict[str, Any]:
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     if present != set(manifest["files"]):
         lost, foreign = sorted(set(manifest["files"]) - present), sorted(present - set(manifest["files"]))
+        if not lost:
+            raise Foreign(f"{folder} holds what was not written with it: foreign {foreign}")
         raise Damaged(f"{folder} does not hold the files it was written with: missing {lost}, foreign {foreign}")
     for name, written in manifest["files"].items():
         path = folder / name

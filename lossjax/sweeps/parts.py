@@ -262,6 +262,8 @@ def _explained(part: Part) -> Iterator[None]:
     """Says what to do about damage."""
     try:
         yield
+    except durable.Foreign as error:
+        raise DamagedPart(f"{error}; move that away and run the same command again: nothing is lost") from error
     except durable.Damaged as error:
         raise DamagedPart(
             f"{error}; delete the folder {part.path} and run the same command again: only its members are trained again"

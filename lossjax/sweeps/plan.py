@@ -146,7 +146,9 @@ def plan_changes(root: str | Path, cells: Iterable[CellPlan]) -> str:
                 + (fewer if cell.num_members < before.num_members else "")
             )
         if before.digest != cell.digest:
-            lines.append(f"{name}: edited, starts anew; parts of the earlier edit stay in {before.folder}")
+            is_back = (Path(root) / "cells" / cell.folder / "parts").exists()
+            begins = f"goes on with what is stored in {cell.folder}" if is_back else "starts anew"
+            lines.append(f"{name}: edited, {begins}; parts of the earlier edit stay in {before.folder}")
             lines += [f"    {line}" for line in _differences(brief(before.description), brief(cell.description))]
     return "\n".join(lines)
 

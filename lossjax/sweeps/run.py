@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,8 @@ def run_sweep(
         RuntimeWarning: a checkpoint could not be written or was passed over, versions are mixed, or parameters are
             asked for of members that were trained without keeping them.
     """
+    if not checkpoint_seconds >= 0:  # nan too, which would mean never
+        raise ValueError(f"checkpoint_seconds={checkpoint_seconds:g} must be at least 0; 0 keeps every segment")
     store.prepare(root)
     devices.start()
     sweep = sweep.pinned()  # a file that changes while the sweep runs is refused
@@ -195,6 +197,11 @@ class _Part:
         return parts.checkpoint_folder(self.root, self.plan, self.first, self.last)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint of it says it is of, in JSON's types."""
+        return {"digest": self.plan.digest, "members": [self.first, self.last]}
+
+    @property
     def kept_members(self) -> list[int]:
         return [member for member in self.keep_params if self.first <= member < self.last]
 
@@ -260,7 +267,7 @@ def _save(part: _Part, snapshot: Snapshot, cost: _Cost) -> bool:
     arrays |= {f"state/{path}": array for path, array in snapshot.state.items()}
     arrays |= {f"cost/{name}": np.array(seconds) for name, seconds in cost._asdict().items()}
     try:
-        checkpoint.save(part.checkpoints, snapshot.step, arrays)
+        checkpoint.save(part.checkpoints, snapshot.step, arrays, of=part.identity)
     except OSError as error:
         warnings.warn(f"going on without a checkpoint: {error}", RuntimeWarning, stacklevel=2)
         return False
@@ -269,7 +276,7 @@ def _save(part: _Part, snapshot: Snapshot, cost: _Cost) -> bool:
 
 def _restore(part: _Part) -> tuple[Snapshot | None, _Cost]:
     """Where to go on from and what it took to get there; nothing of either where the part starts from step 0."""
-    restored = checkpoint.restore(part.checkpoints)
+    restored = checkpoint.restore(part.checkpoints, of=part.identity)
     if restored is None:
         return None, _Cost()
     step, arrays = restored

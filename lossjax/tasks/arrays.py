@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from lossjax.npz import read_npz
 from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fractions, count, hold_out, standardise
-from lossjax.tasks.task import Splits
+from lossjax.tasks.task import Splits, check_whole
 
 SPLIT_NAMES = ("train", "val", "test")
 
@@ -67,10 +67,7 @@ class Arrays(DataSet):
             raise ValueError(f"path={self.path!r} must be a string, so that the task is plain data; use str(path)")
         if not self.path.endswith((".npz", ".csv")):
             raise ValueError(f"path={self.path!r} ends neither in .npz nor in .csv; these two are read")
-        for name, least in (("classes", 2), ("vocabulary", 1), ("seq_len", 1), ("max_bytes", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name}={value} must be at least {least}")
+        check_whole(self, classes=2, vocabulary=1, seq_len=1, max_bytes=1, split_seed=0)
         check_fractions(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
 
     @property

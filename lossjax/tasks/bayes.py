@@ -11,6 +11,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float, Int, Key
 
+from lossjax.devices import quiet_compilation
 from lossjax.tasks.task import Bayes
 from lossjax.tasks.teacher import (
     MAX_CELLS,
@@ -47,7 +48,8 @@ def bayes_risk(task: Teacher, num_examples: int = 10**6, seed: int = 0, key: Key
         raise ValueError(f"num_examples={num_examples} gives no standard error; draw at least 2")
     weights = weights_of(task, own_teacher_key(task, key))
     inputs_key = jax.random.key(seed, impl="threefry2x32")
-    losses, accuracies, marginals = _risks(architecture(task), weights, task.temperature, inputs_key, num_examples)
+    with quiet_compilation():
+        losses, accuracies, marginals = _risks(architecture(task), weights, task.temperature, inputs_key, num_examples)
     loss, accuracy = (
         np.asarray(values, dtype=np.float64).reshape(-1)[:num_examples] for values in (losses, accuracies)
     )
@@ -74,7 +76,8 @@ def at_bayes_accuracy(task: Teacher, accuracy: float) -> Teacher:
 
     @functools.cache
     def excess(log_temperature: float) -> float:
-        return float(_accuracy_at(architecture(task), key, math.exp(log_temperature))) - accuracy
+        with quiet_compilation():
+            return float(_accuracy_at(architecture(task), key, math.exp(log_temperature))) - accuracy
 
     def within(log_temperature: float) -> float:
         return min(max(log_temperature, math.log(1e-3)), math.log(1e3))

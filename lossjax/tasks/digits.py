@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fractions, count, hold_out, standardise
-from lossjax.tasks.task import Splits
+from lossjax.tasks.task import Splits, check_whole
 
 View = Literal["rows", "pixels"]
 
@@ -33,6 +33,7 @@ class Digits(DataSet):
         if self.view not in get_args(View):
             raise ValueError(f"view={self.view!r} is none of {', '.join(get_args(View))}")
         check_fractions(val_fraction=self.val_fraction, test_fraction=self.test_fraction)
+        check_whole(self, split_seed=0)
 
     @property
     def num_classes(self) -> int:

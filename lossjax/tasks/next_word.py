@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_digest, check_fractions, hold_out
-from lossjax.tasks.task import Splits
+from lossjax.tasks.task import Splits, check_whole
 
 Source = Literal["kjv", "pydoc"]
 
@@ -74,12 +74,8 @@ class NextWord(DataSet):
     def __post_init__(self) -> None:
         if self.source not in get_args(Source):
             raise ValueError(f"source={self.source!r} is none of {', '.join(get_args(Source))}")
-        least = {"num_classes": 2, "context_length": 1, "num_context_words": 0, "num_train": 1} | dict.fromkeys(
-            ("num_val", "num_test"), 0
-        )
-        for name, bound in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < bound:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")
+        check_whole(self, num_classes=2, context_length=1, num_context_words=0, num_train=1, num_val=0, num_test=0)
+        check_whole(self, split_seed=0)
         if self.num_context_words > self.num_classes:
             raise ValueError(
                 f"num_context_words={self.num_context_words} exceeds num_classes={self.num_classes}; words are the "

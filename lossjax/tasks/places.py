@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_digest, check_fractions, count, hold_out_repeated
-from lossjax.tasks.task import Splits
+from lossjax.tasks.task import Splits, check_whole
 
 Feature = Literal["timezone", "population", "coordinates", "name"]
 
@@ -74,8 +74,7 @@ class PlaceNames(DataSet):
                 raise ValueError(f"features has {feature!r}, which is none of {', '.join(FEATURES)}")
         if len(set(self.features)) < len(self.features):
             raise ValueError(f"features={self.features!r} names one twice; name each once")
-        if self.max_characters < 1:
-            raise ValueError(f"max_characters={self.max_characters} must be at least 1")
+        check_whole(self, max_characters=1, split_seed=0)
         if not 1 <= self.coordinate_degrees <= 90:
             raise ValueError(f"coordinate_degrees={self.coordinate_degrees} must lie in 1 … 90")
         check_fractions(val_fraction=self.val_fraction, test_fraction=self.test_fraction)

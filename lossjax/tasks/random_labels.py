@@ -6,7 +6,7 @@ import math
 import jax
 from jaxtyping import Array, Key
 
-from lossjax.tasks.task import Bayes, Split, Splits
+from lossjax.tasks.task import Bayes, Split, Splits, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,9 @@ class RandomLabels:
     input_scale: float = 1.0  # multiplies the features, for example 1 / sqrt(num_features)
 
     def __post_init__(self) -> None:
-        for name, least in (("num_examples", 1), ("seq_len", 1), ("num_features", 1), ("num_classes", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
-        if self.num_heldout < 0 or self.num_heldout % 2:
-            raise ValueError(
-                f"num_heldout={self.num_heldout} must be even and not negative; half is validation, half is test"
-            )
+        check_whole(self, num_examples=1, seq_len=1, num_features=1, num_classes=2, num_heldout=0)
+        if self.num_heldout % 2:
+            raise ValueError(f"num_heldout={self.num_heldout} must be even; half is validation, half is test")
         if not (math.isfinite(self.input_scale) and self.input_scale > 0):
             raise ValueError(f"input_scale={self.input_scale} must be finite and > 0")
 

@@ -1,5 +1,6 @@
 """The Task protocol, and the Splits that every task gives."""
 
+import numbers
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from flax import struct
@@ -56,3 +57,15 @@ class Task(Protocol):
         ...
 
     def splits(self, key: Key[Array, ""]) -> Splits: ...
+
+
+def check_whole(task: object, **least: int) -> None:
+    """ValueError unless each named field is a whole number of at least that, or None where None is its default."""
+    for name, bound in least.items():
+        value = getattr(task, name)
+        if value is None and getattr(type(task), name, 0) is None:
+            continue
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise ValueError(f"{name}={value!r} must be a whole number of at least {bound}")
+        if value < bound:
+            raise ValueError(f"{name}={value} must be at least {bound}")

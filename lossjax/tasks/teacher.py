@@ -11,8 +11,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
+from lossjax.devices import quiet_compilation
 from lossjax.tasks.priors import REFERENCE_EXAMPLES, matching_bias, matching_bias_in_blocks, num_references, product
-from lossjax.tasks.task import Bayes, Split, Splits
+from lossjax.tasks.task import Bayes, Split, Splits, check_whole
 
 Network = Literal["lstm", "dense"]
 Prior = Literal["uniform", "zipf"] | tuple[float, ...]
@@ -63,18 +64,19 @@ class Teacher:
     def __post_init__(self) -> None:
         if self.network not in get_args(Network):
             raise ValueError(f"network={self.network!r} is none of {', '.join(get_args(Network))}")
-        least = {"hidden": 1, "num_examples": 1, "seq_len": 1, "num_features": 1, "num_classes": 2}
-        for name, bound in (least | dict.fromkeys(("num_val", "num_test", "num_irrelevant"), 0)).items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {bound}")
+        check_whole(self, hidden=1, num_examples=1, seq_len=1, num_features=1, num_classes=2)
+        check_whole(self, num_val=0, num_test=0, num_irrelevant=0)
         for name in ("temperature", "input_scale"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name}={getattr(self, name)} must be finite and > 0")
         if not (math.isfinite(self.zipf_exponent) and self.zipf_exponent >= 0):
             raise ValueError(f"zipf_exponent={self.zipf_exponent} must be finite and >= 0")
-        if self.teacher_seed is not None and not 0 <= self.teacher_seed < 2**32:
-            raise ValueError(f"teacher_seed={self.teacher_seed} must lie in 0 … 4294967295, or be None")
-        if isinstance(self.prior, str) and self.prior not in ("uniform", "zipf"):
+        if self.teacher_seed is not None:
+            check_whole(self, teacher_seed=0)
+            if self.teacher_seed >= 2**32:
+                raise ValueError(f"teacher_seed={self.teacher_seed} must lie in 0 … 4294967295, or be None")
+        is_named = isinstance(self.prior, str) and self.prior in ("uniform", "zipf")
+        if not isinstance(self.prior, tuple) and not is_named:
             raise ValueError(f"prior={self.prior!r} is neither uniform nor zipf nor a tuple of probabilities")
         if isinstance(self.prior, tuple):
             if len(self.prior) != self.num_classes:
@@ -182,7 +184,7 @@ def weights_of(task: Teacher, own_key: Key[Array, ""] | None) -> Weights:
 @functools.cache
 def _shared_weights(task: Teacher, seed: int) -> Weights:
     """NumPy arrays, made once and never traced: in a program of many members the teacher is a small constant."""
-    with jax.ensure_compile_time_eval():
+    with quiet_compilation(), jax.ensure_compile_time_eval():
         weights = _compiled_random_weights(architecture(task), seed_key(seed), task.temperature)
         return jax.tree.map(np.asarray, weights)
 

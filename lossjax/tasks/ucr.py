@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lossjax.tasks.dataset import DataSet, Examples, as_splits, check_fractions, count, hold_out, standardise
-from lossjax.tasks.task import Splits
+from lossjax.tasks.task import Splits, check_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,7 @@ class ItalyPowerDemand(DataSet):
 
     def __post_init__(self) -> None:
         check_fractions(val_fraction=self.val_fraction)
+        check_whole(self, split_seed=0)
 
     @property
     def num_classes(self) -> int:
@@ -56,6 +57,7 @@ class JapaneseVowels(DataSet):
 
     def __post_init__(self) -> None:
         check_fractions(val_fraction=self.val_fraction)
+        check_whole(self, split_seed=0)
 
     @property
     def num_classes(self) -> int:

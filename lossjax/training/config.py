@@ -56,8 +56,12 @@ class Measure:
                 raise ValueError(f"{name}={value!r} must be at least {least}, a whole number (a Python int)")
         if self.adjusted is not None and not (isinstance(self.adjusted, int | float) and math.isfinite(self.adjusted)):
             raise ValueError(f"adjusted={self.adjusted!r} must be a finite number, or None for no adjustment")
-        if any(not 0 <= q <= 1 for q in self.quantiles):
+        if any(not isinstance(q, int | float) or not 0 <= q <= 1 for q in self.quantiles):
             raise ValueError(f"quantiles={self.quantiles} must lie in [0, 1]")
+        if not isinstance(self.budget_gib, int | float) or not self.budget_gib > 0:
+            raise ValueError(f"budget_gib={self.budget_gib!r} must be a number > 0")
+        if not isinstance(self.calibration, bool):
+            raise ValueError(f"calibration={self.calibration!r} must be True or False")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +109,15 @@ class TrainConfig:
         return -(-num_examples // self.batch_size)
 
     def total_steps(self, num_examples: int) -> int:
+        per_epoch = self.steps_per_epoch(num_examples)
         if self.num_steps is not None:
-            self.steps_per_epoch(num_examples)
-            return self.num_steps
-        assert self.epochs is not None
-        return self.epochs * self.steps_per_epoch(num_examples)
+            total = self.num_steps
+        else:
+            assert self.epochs is not None
+            total = self.epochs * per_epoch
+        if total >= 2**31:
+            raise ValueError(f"{total} steps are more than the 2147483647 that are counted; train less")
+        return total
 
     def eval_steps(self, num_examples: int) -> np.ndarray:
         """[eval] int32: the step counts at which a member is measured; the first is 0, the last the total."""
