@@ -326,7 +326,7 @@ def test_a_margin_of_nothing_needs_no_number_of_examples():
 def test_the_class_that_carries_a_rise_is_named():
     truth, labels = teacher(800, 10)
     worse = truth.copy()
-    worse[labels == 7, 7] -= 3
+    worse[labels == 7, 7] -= 2
     found = lj.diagnose(truth, worse, labels)
     share = np.mean(labels == 7)
     assert found.classes[0].name == "class 7"
