@@ -101,6 +101,8 @@ class Diagnose:
 
     Give two .npz files (before and after), one .npz file with the checkpoints of a run, or a training curve. An .npz
     file holds logits [example, class] or [checkpoint, example, class] and labels [example]; lossjax.Recorder writes it.
+    It may hold steps or epochs [checkpoint], train_counts and class_names [class] and clusters [example], and several
+    seeds as a first axis. Log-probabilities and probabilities are recognised.
     """
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE]")]
@@ -131,7 +133,7 @@ class Diagnose:
     seed: int = 0
     """Of folds and resamples."""
     max_gigabytes: float = 4.0
-    """Refuse files whose arrays take more, before anything is expanded."""
+    """Refuse files whose arrays take more, before anything is expanded, or would when they are worked on."""
 
 
 Command = (
