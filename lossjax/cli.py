@@ -371,6 +371,8 @@ def _diagnose(options: Diagnose) -> None:
                 and any(file.exists() and file.samefile(written) for file in options.files)
             ):
                 raise InputError(f"{written} is what is to be read; write the answer to another file")
+        if options.html is not None and options.html == options.json:
+            raise InputError(f"{options.html} cannot hold both the page and the JSON; name two files")
         if not 0 < options.max_gigabytes < 2**20:
             raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
         found = diagnose(

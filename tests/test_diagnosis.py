@@ -517,6 +517,8 @@ def test_the_text_begins_with_the_verdict_and_names_every_part():
         (lambda z, y: lj.diagnose(z, "a.npz", y), "there is no file"),
         (lambda z, y: lj.diagnose(z, z, y, level=1.5), "level=1.5"),
         (lambda z, y: lj.diagnose(z, z, y, flat_loss=-1), "flat_loss=-1"),
+        (lambda z, y: lj.diagnose(z, z, y, seed=-1), "seed=-1 .* from 0 on"),
+        (lambda z, y: lj.diagnose(z, np.where(z < 0, -np.inf, z), y), "or give -1e4 where a class is masked"),
     ],
 )
 def test_wrong_arguments(call, message):
