@@ -521,7 +521,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
             imbalanced.remedies(
                 remedies["remedy"].tolist(),
                 {title: intervals(metric) for title, metric in MEASURES.items()},
-                {title: levels("places", metric) for title, metric in MEASURES.items() if metric in known},
+                {title: levels("places", metric) for title, metric in MEASURES.items() if metric in known}
+                | {"T*": {"calibrated": 1.0}},
             ),
             "Place names at the end of training, by what was done about imbalance (95 % over seeds). The line is plain "
             "cross-entropy; dashed: the class prior alone and the uniform distribution, beyond a break of the axis, "

@@ -105,6 +105,8 @@ class Diagnose:
 
     Give two .npz files (before and after), one .npz file with the checkpoints of a run, or a training curve. An .npz
     file holds logits [example, class] or [checkpoint, example, class] and labels [example]; lossjax.Recorder writes it.
+    It may hold steps or epochs [checkpoint], train_counts and class_names [class] and clusters [example], and several
+    seeds as a first axis. Log-probabilities and probabilities are recognised.
     """
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE [FILE]")]
@@ -135,7 +137,7 @@ class Diagnose:
     seed: int = 0
     """Of folds and resamples."""
     max_gigabytes: float = 4.0
-    """Refuse files whose arrays take more, before anything is expanded."""
+    """Refuse files whose arrays take more, before anything is expanded, or would when they are worked on."""
 
 
 Command = (
@@ -402,6 +404,8 @@ def _diagnose(options: Diagnose) -> None:
                 and any(file.exists() and file.samefile(written) for file in options.files)
             ):
                 raise InputError(f"{written} is what is to be read; write the answer to another file")
+        if options.html is not None and options.html == options.json:
+            raise InputError(f"{options.html} cannot hold both the page and the JSON; name two files")
         if not 0 < options.max_gigabytes < 2**20:
             raise InputError(f"--max-gigabytes={options.max_gigabytes:g} is no size of memory; give a few")
         found = diagnose(

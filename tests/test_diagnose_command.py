@@ -93,6 +93,7 @@ def test_the_same_command_gives_the_same_bytes(command, files):
         (["before.npz", "after.npz", "--flat-loss", "nan"], "flat_loss=nan"),
         (["before.npz", "after.npz", "--html", "no/such/folder.html"], "no/such/folder.html"),
         (["before.npz", "after.npz", "--json", "./after.npz"], "after.npz is what is to be read"),
+        (["before.npz", "after.npz", "--html", "a", "--json", "a"], "a cannot hold both"),
         (["before.npz", "log.csv"], "there is no file log.csv"),
         (["counts.npy"], "is no readable .npz file"),
     ],

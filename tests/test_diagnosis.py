@@ -326,7 +326,7 @@ def test_a_margin_of_nothing_needs_no_number_of_examples():
 def test_the_class_that_carries_a_rise_is_named():
     truth, labels = teacher(800, 10)
     worse = truth.copy()
-    worse[labels == 7, 7] -= 3
+    worse[labels == 7, 7] -= 2
     found = lj.diagnose(truth, worse, labels)
     share = np.mean(labels == 7)
     assert found.classes[0].name == "class 7"
@@ -527,6 +527,8 @@ def test_the_text_begins_with_the_verdict_and_names_every_part():
         (lambda z, y: lj.diagnose(z, "a.npz", y), "there is no file"),
         (lambda z, y: lj.diagnose(z, z, y, level=1.5), "level=1.5"),
         (lambda z, y: lj.diagnose(z, z, y, flat_loss=-1), "flat_loss=-1"),
+        (lambda z, y: lj.diagnose(z, z, y, seed=-1), "seed=-1 .* from 0 on"),
+        (lambda z, y: lj.diagnose(z, np.where(z < 0, -np.inf, z), y), "or give -1e4 where a class is masked"),
     ],
 )
 def test_wrong_arguments(call, message):

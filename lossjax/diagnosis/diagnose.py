@@ -72,6 +72,8 @@ def diagnose(
     for name, value in (("flat_loss", flat_loss), ("flat_accuracy", flat_accuracy)):
         if not 0 <= value < math.inf:
             raise InputError(f"{name}={value} is the half-width of what counts as no change; give a number from 0 on")
+    if seed < 0:
+        raise InputError(f"seed={seed} is the seed of folds and resamples; give a whole number from 0 on")
     flat = Flat(float(flat_loss), float(flat_accuracy))
     for source in (before, after):
         if isinstance(source, str | os.PathLike) and not found_at(source):

@@ -91,9 +91,11 @@ def check_finite(where: str, array: np.ndarray) -> None:
     if array.ndim == 3:
         axes = ("checkpoint or seed", "example", "class")
     named = ", ".join(f"{axis} {index}" for axis, index in zip(axes, position, strict=True))
+    masked = np.isneginf(array[bad]).all()
     raise InputError(
         f"{where}: {count} of {array.size} logits {'is' if count == 1 else 'are'} not finite, the first "
         f"{array[position]} at {named}; leave those examples or checkpoints out"
+        + (", or give -1e4 where a class is masked or its probability is 0" if masked else "")
     )
 
 

@@ -211,7 +211,8 @@ def _pair(
             )
     if len(shapes[0]) != len(shapes[1]):
         raise InputError(
-            f"{sources[0].where} has logits {shapes[0]} and {sources[1].where} {shapes[1]}; both need seeds, or neither"
+            f"{sources[0].where} has logits {shapes[0]} and {sources[1].where} {shapes[1]}; both need seeds in "
+            "front, or neither, and of a run save one checkpoint: logits[-1] is the last"
         )
     if len(shapes[0]) == 2:
         return names, None, tuple(logits), False

@@ -256,7 +256,7 @@ def remedies(
             ax.plot([one.estimate for one in intervals], y, "o", color=PALETTE[0], markersize=5)
             ax.set_title("\n".join(textwrap.wrap(title, 12)))
             ax.tick_params(axis="x", labelsize=8.5)
-            ax.xaxis.set_major_locator(MaxNLocator(3))
+            ax.xaxis.set_major_locator(MaxNLocator(2))
             ax.margins(x=0.12)
             draw_levels(ax, references.get(title, {}), "x", percent if "accuracy" in title else nats)
         axes[0].set_yticks(y, names)
