@@ -78,7 +78,14 @@ def _part(
         labels=subject.labels[chosen],
         clusters=None if subject.clusters is None else subject.clusters[chosen],
     )
-    records = [Records(*(None if field is None else field[..., chosen] for field in one)) for one in pair]
+    records = [
+        Records(
+            one.loss[..., chosen],
+            one.correct[..., chosen],
+            None if one.refined is None else one.refined[..., chosen],
+        )
+        for one in pair
+    ]
     return part, (records[0], records[1]), dataclasses.replace(window, first=window.first[chosen]), fold[chosen]
 
 
