@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 import lossjax as lj
-from lossjax.analysis.proportions import wilson
-from lossjax.analysis.resampling import mean_interval
-from lossjax.analysis.spread import disagreement, seed_variance
-from lossjax.analysis.streams import StreamVariance, variance_by_stream
+from lossjax.analysis.components import Components, components
+from lossjax.analysis.spread import Spread, spread_of, spread_over_draws
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
@@ -135,81 +133,6 @@ COMPONENT_NAMES = {
 }
 METRICS = ("loss", "accuracy")
 
-
-@dataclasses.dataclass(frozen=True)
-class Components:
-    """One task's variance of a metric; of a teacher means over teachers, with their intervals."""
-
-    streams: tuple[str, ...]
-    deviation: lj.Interval  # standard deviation between runs whose streams are all drawn anew
-    first: tuple[lj.Interval, ...]  # shares
-    total: tuple[lj.Interval, ...]
-    interactions: lj.Interval
-    sampling: lj.Interval | None  # share that a fresh test set of this size alone would give
-    nonfinite: lj.Interval
-
-
-def components(histories: Sequence[lj.History], metric: str) -> Components:
-    """Of one history, or the mean of several (one a teacher)."""
-    each = []
-    for history in histories:
-        values = np.where(history.finite, history.metrics[f"test_{metric}"][:, -1].astype(np.float64), np.nan)
-        each.append(variance_by_stream(values, history.seeds))
-    broken = sum(int((~history.finite).sum()) for history in histories)
-    members = sum(history.num_members for history in histories)
-    if len(each) == 1:
-        (one,) = each
-        assert one.first_share is not None
-        assert one.total_share is not None
-        assert one.interaction_share is not None
-        return Components(
-            streams=one.streams,
-            deviation=root(one.variance),
-            first=tuple(one.first_share[k] for k in range(len(one.streams))),
-            total=tuple(one.total_share[k] for k in range(len(one.streams))),
-            interactions=one.interaction_share,
-            sampling=None,
-            nonfinite=wilson(broken, members),
-        )
-
-    def over_teachers(values: Sequence[float]) -> lj.Interval:
-        return mean_interval(np.array(values))
-
-    def share(part: str, stream: int) -> lj.Interval:
-        return over_teachers([getattr(one, part).estimate[stream] for one in each])
-
-    streams = each[0].streams
-    return Components(
-        streams=streams,
-        deviation=root(over_teachers([one.variance.estimate for one in each])),
-        first=tuple(share("first_share", k) for k in range(len(streams))),
-        total=tuple(share("total_share", k) for k in range(len(streams))),
-        interactions=over_teachers([interaction(one) for one in each]),
-        sampling=over_teachers(
-            [sampling(history, metric) / one.variance.estimate for history, one in zip(histories, each, strict=True)]
-        ),
-        nonfinite=wilson(broken, members),
-    )
-
-
-def interaction(found: StreamVariance) -> float:
-    assert found.interaction_share is not None
-    return found.interaction_share.estimate
-
-
-def sampling(history: lj.History, metric: str) -> float:
-    """Mean over runs of s²/n: the variance of a mean over n test examples."""
-    values = history[history.finite].metrics["test_example_" + ("loss" if metric == "loss" else "correct")][:, -1]
-    values = values.astype(np.float64)
-    return float(values.var(axis=1, ddof=1).mean() / values.shape[1])
-
-
-def root(variance: lj.Interval) -> lj.Interval:
-    """The standard deviation; bounds below 0, which an unbiased estimate may have, become 0."""
-    estimate, low, high = np.sqrt(np.maximum([variance.estimate, variance.low, variance.high], 0.0)).tolist()
-    return lj.Interval(estimate, low, high, variance.level)
-
-
 # What is concluded: runs on the same data --------------------------------------------------------------------------
 
 RUN_NAMES = {
@@ -222,21 +145,6 @@ RUN_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
-    """Runs on the same data at one evaluation; of a teacher means over draws of teacher and data."""
-
-    ratio: lj.Interval  # of the variance between runs to err/Kn
-    independent_ratio: lj.Interval  # of the variance by independent errors to err/Kn
-    observed: lj.Interval  # standard deviation of accuracy between runs
-    independent: lj.Interval  # what it would be if errors on different examples were independent
-    predicted: lj.Interval  # √(err/Kn)
-    distribution: lj.Interval  # standard deviation of accuracy on the whole distribution
-    disagreement: lj.Interval
-    error: lj.Interval
-    difference: lj.Interval  # disagreement − error
-
-
-@dataclasses.dataclass(frozen=True)
 class Course:
     """Runs on the same data along training."""
 
@@ -246,49 +154,6 @@ class Course:
     num_classes: int
     num_examples: int
     num_draws: int | None = None  # of a teacher with its data, which the intervals are then over; else over runs
-
-
-NO_RATIO = lj.Interval(float("nan"), float("nan"), float("nan"))
-
-
-def spread_of(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> Spread:
-    """Of [run, example] predictions on one data set."""
-    found = seed_variance(predictions == labels, num_classes=num_classes)
-    pairs = disagreement(predictions, labels)
-    return Spread(
-        ratio=found.ratio or NO_RATIO,
-        independent_ratio=found.independent_ratio or NO_RATIO,
-        observed=root(found.observed),
-        independent=root(found.independent),
-        predicted=root(found.predicted),
-        distribution=root(found.distribution),
-        disagreement=pairs.disagreement,
-        error=pairs.error,
-        difference=pairs.difference,
-    )
-
-
-def spread_over_draws(predictions: Sequence[np.ndarray], num_classes: int) -> Spread:
-    """Of one [run, example] array a data set, 1 where correct; intervals over data sets."""
-    wrong = [1.0 - correct for correct in predictions]
-    error = np.array([w.mean() for w in wrong])
-    expected = error / (num_classes * np.array([w.shape[1] for w in wrong]))
-    observed = np.array([w.mean(axis=1).var(ddof=1) for w in wrong])
-    # of each example: the variance between runs; two runs of two classes disagree twice as often
-    alone = np.array([w.var(axis=0, ddof=1).mean() for w in wrong])
-    sizes = np.array([w.shape[1] for w in wrong])
-    beyond = sizes / (sizes - 1) * (observed - alone / sizes)  # Jordan (2024), eq. 3
-    return Spread(
-        ratio=mean_interval(observed / expected),
-        independent_ratio=mean_interval(alone / sizes / expected),
-        observed=root(mean_interval(observed)),
-        independent=root(mean_interval(alone / sizes)),
-        predicted=root(mean_interval(expected)),
-        distribution=root(mean_interval(beyond)),
-        disagreement=mean_interval(2 * alone),
-        error=mean_interval(error),
-        difference=mean_interval(2 * alone - error),
-    )
 
 
 def course(history: lj.History, task: Any) -> Course:

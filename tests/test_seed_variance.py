@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import lossjax as lj
-from lossjax.analysis.spread import disagreement, seed_variance
+from lossjax.analysis.components import sampling
+from lossjax.analysis.spread import disagreement, seed_variance, spread_over_draws
 from lossjax.keys import redrawn, seeds_by_stream
 from lossjax.reports.report import read_findings, write_findings
 from lossjax.sweeps.experiment import load_experiment
@@ -83,12 +84,12 @@ def test_the_sampling_of_accuracy_is_binomial():
     correct = np.zeros((2, 1, 100), dtype=bool)
     correct[:, :, :80] = True
     given = history({"test_example_correct": correct}, lj.tied(2), steps=(16,))
-    assert variance.sampling(given, "accuracy") == pytest.approx(0.8 * 0.2 / 99)
+    assert sampling(given, "accuracy") == pytest.approx(0.8 * 0.2 / 99)
 
 
 def test_over_draws_the_estimators_are_those_of_each_draw():
     draws = [calibrated(12, 80, seed) for seed in range(5)]
-    found = variance.spread_over_draws(draws, 2)
+    found = spread_over_draws(draws, 2)
     each = [seed_variance(correct == 1) for correct in draws]
     pairs = [disagreement(correct, np.ones(80, dtype=np.int64)) for correct in draws]
     for ours, theirs in (

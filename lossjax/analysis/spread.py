@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.resampling import difference_interval, two_way_interval
+from lossjax.analysis.resampling import difference_interval, mean_interval, two_way_interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,67 @@ def disagreement(
         error=two_way_interval(wrong, level=level, seed=seed),
         difference=_crossed((differ - wrong).T, influence=(2 * differ - wrong).T, level=level, seed=seed),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Runs on the same data at one evaluation; where data were drawn several times, means over the draws."""
+
+    ratio: Interval  # of the variance between runs to err/Kn
+    independent_ratio: Interval  # of the variance by independent errors to err/Kn
+    observed: Interval  # standard deviation of accuracy between runs
+    independent: Interval  # what it would be if errors on different examples were independent
+    predicted: Interval  # √(err/Kn)
+    distribution: Interval  # standard deviation of accuracy on the whole distribution
+    disagreement: Interval
+    error: Interval
+    difference: Interval  # disagreement − error
+
+
+def spread_of(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> Spread:
+    """Of [run, example] predictions on one data set."""
+    found, none = seed_variance(predictions == labels, num_classes=num_classes), Interval(math.nan, math.nan, math.nan)
+    pairs = disagreement(predictions, labels)
+    return Spread(
+        ratio=found.ratio or none,
+        independent_ratio=found.independent_ratio or none,
+        observed=deviation_of(found.observed),
+        independent=deviation_of(found.independent),
+        predicted=deviation_of(found.predicted),
+        distribution=deviation_of(found.distribution),
+        disagreement=pairs.disagreement,
+        error=pairs.error,
+        difference=pairs.difference,
+    )
+
+
+def spread_over_draws(predictions: Sequence[np.ndarray], num_classes: int) -> Spread:
+    """Of one [run, example] array a data set, 1 where correct; intervals over data sets."""
+    wrong = [1.0 - correct for correct in predictions]
+    error = np.array([w.mean() for w in wrong])
+    expected = error / (num_classes * np.array([w.shape[1] for w in wrong]))
+    observed = np.array([w.mean(axis=1).var(ddof=1) for w in wrong])
+    # of each example: the variance between runs; two runs of two classes disagree twice as often
+    alone = np.array([w.var(axis=0, ddof=1).mean() for w in wrong])
+    sizes = np.array([w.shape[1] for w in wrong])
+    beyond = sizes / (sizes - 1) * (observed - alone / sizes)  # Jordan (2024), eq. 3
+    return Spread(
+        ratio=mean_interval(observed / expected),
+        independent_ratio=mean_interval(alone / sizes / expected),
+        observed=deviation_of(mean_interval(observed)),
+        independent=deviation_of(mean_interval(alone / sizes)),
+        predicted=deviation_of(mean_interval(expected)),
+        distribution=deviation_of(mean_interval(beyond)),
+        disagreement=mean_interval(2 * alone),
+        error=mean_interval(error),
+        difference=mean_interval(2 * alone - error),
+    )
+
+
+def deviation_of(variance: Interval) -> Interval:
+    """The standard deviation; bounds below 0, which an unbiased estimate may have, become 0."""
+    estimate, low, high = np.sqrt(np.maximum([variance.estimate, variance.low, variance.high], 0.0)).tolist()
+    return Interval(estimate, low, high, variance.level)
 
 
 def _crossed(
