@@ -6,7 +6,9 @@ import inspect
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -152,11 +154,11 @@ Command = (
 
 @contextlib.contextmanager
 def _ended_with_a_code() -> Iterator[None]:
-    """Ctrl-C outside of training is a line and no traceback; an unexpected error is not taken for failed parts."""
+    """Ctrl-C or SIGTERM outside of training is a line; an unexpected error is not taken for failed parts."""
     from lossjax.sweeps.signals import STOPPED
 
     try:
-        with _warned_in_a_line():
+        with _warned_in_a_line(), _terminated_as_interrupted():
             yield
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -168,6 +170,20 @@ def _ended_with_a_code() -> Iterator[None]:
     except Exception:
         traceback.print_exc()
         sys.exit(UNEXPECTED)
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as Ctrl-C, where nobody handles it yet; while members are trained ``stop_request`` handles both."""
+    is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not is_free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

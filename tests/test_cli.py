@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -331,15 +332,19 @@ def test_an_experiment_imports_what_lies_beside_it(write_experiment, tmp_path):
     assert len(load_experiment(file).sweep("full").members("a")) == 3
 
 
-def test_ctrl_c_outside_of_training_is_a_line(command, write_experiment, monkeypatch, root):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
+def test_a_signal_outside_of_training_is_a_line(command, write_experiment, monkeypatch, root):
+    def interrupted(number):
+        assert signal.getsignal(number) is not signal.SIG_DFL, "it would end the process without a word"
+        signal.raise_signal(number)
 
-    monkeypatch.setattr(store, "load", interrupted)
-    code, _, err = command("run", write_experiment(seeds=2))
-    assert code == 75
-    assert "Traceback" not in err
-    assert "lossjax: stopped; what is committed is kept" in err
+    file = write_experiment(seeds=2)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the second time nothing is trained
+        monkeypatch.setattr(store, "load", lambda *arguments, number=number: interrupted(number))
+        code, _, err = command("run", file)
+        assert code == 75
+        assert "Traceback" not in err
+        assert "lossjax: stopped; what is committed is kept" in err
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_an_error_nobody_foresaw_is_not_taken_for_failed_parts(command, write_experiment, monkeypatch):

@@ -540,6 +540,14 @@ def test_npz_examples_keep_their_masks_and_labels(tmp_path):
     assert sorted(seen) == list(range(60))
 
 
+def test_a_file_that_is_not_there_is_sought_from_a_folder_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = Arrays("data/mine.npz")
+    for ask in (task.splits, task.pinned, lambda: task.num_classes):
+        with pytest.raises(FileNotFoundError, match=rf"no file data/mine.npz, sought from {tmp_path}; give the whole"):
+            ask()
+
+
 def test_named_splits_stay_and_missing_ones_come_from_train(tmp_path):
     path, rng = tmp_path / "a.npz", np.random.default_rng(0)
     x_train, x_test = rng.normal(size=(40, 3)), rng.normal(size=(10, 3))

@@ -1,9 +1,11 @@
 """A user's own data: arrays in an ``.npz`` file, or a table in a ``.csv`` file."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -91,13 +93,26 @@ class Arrays(DataSet):
 
 def _version(path: str) -> tuple[int, int]:
     """Changes when the file does, so that what is kept in memory is never stale."""
-    status = os.stat(path)
+    with _sought(path):
+        status = os.stat(path)
     return status.st_mtime_ns, status.st_size
 
 
 def _digest(path: str) -> str:
-    with open(path, "rb") as stream:
+    with _sought(path), open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _sought(path: str) -> Iterator[None]:
+    """Says from where, since an experiment may be run from any folder."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no file {path}, sought from {os.getcwd()}; give the whole path, in an experiment file as "
+            f"str(Path(__file__).parent / {os.path.basename(path)!r})"
+        ) from error
 
 
 def _check_digest(task: Arrays, digest: str) -> None:
