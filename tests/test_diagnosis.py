@@ -156,7 +156,7 @@ def test_what_is_flat_is_not_called_undecided():
 
 
 def test_better_and_worse():
-    truth, labels = teacher(4000)
+    truth, labels = teacher(1500)
     noisy = truth + 2 * np.random.default_rng(1).normal(size=truth.shape)
     better = lj.diagnose(noisy, truth, labels)
     assert better.regime == "G"
@@ -178,7 +178,7 @@ def test_too_few_examples_are_undecided_and_say_how_many_would_do():
 
 
 def test_two_models_in_no_order_are_turned_to_the_better_one():
-    truth, labels = teacher(4000)
+    truth, labels = teacher(1500)
     noisy = truth + 2 * np.random.default_rng(1).normal(size=truth.shape)
     found = lj.diagnose(truth, noisy, labels, ordered=False)
     assert (found.before.name, found.after.name) == ("second", "first")
@@ -275,7 +275,7 @@ def test_richer_repairs_with_clusters_seeds_and_too_many_logits(monkeypatch):
 
 
 def test_a_bias_that_costs_accuracy_is_found_too():
-    truth, labels = teacher()
+    truth, labels = teacher(800)
     found = lj.diagnose(truth, truth + np.array([2.0, 0, 0, 0]), labels)
     assert found.regime == "W"
     assert found.repairs[0].contrast.low > 0
@@ -356,7 +356,7 @@ def test_answers_that_are_all_wrong_are_asked_about():
 
 def test_a_temperature_that_both_need_repairs_nothing():
     """The second is made worse, and both are four times too unsure: what each gains alone is no part of the rise."""
-    truth, labels = teacher()
+    truth, labels = teacher(800)
     noise = np.random.default_rng(1).normal(size=truth.shape)
     found = lj.diagnose(truth / 4, (truth + 1.5 * noise) / 4, labels)
     assert found.delta_refinement.low > 0.05

@@ -77,7 +77,7 @@ def classes_carrying(subject: Subject, pair: tuple[Records, Records]) -> tuple[C
             delta_loss=float(sums[index] / len(labels)),
             accuracy_before=float(right[0][index] / counts[index]),
             accuracy_after=float(right[1][index] / counts[index]),
-            singled_out=(
+            singled_out=bool(
                 independent
                 and abs(sums[index]) >= abs(half[np.sign(sums[index])])
                 and bool(_differ_p(change[labels == index], change[labels != index]) < level)

@@ -78,15 +78,8 @@ def _part(
         labels=subject.labels[chosen],
         clusters=None if subject.clusters is None else subject.clusters[chosen],
     )
-    records = [
-        Records(
-            one.loss[..., chosen],
-            one.correct[..., chosen],
-            None if one.refined is None else one.refined[..., chosen],
-        )
-        for one in pair
-    ]
-    return part, (records[0], records[1]), dataclasses.replace(window, first=window.first[chosen]), fold[chosen]
+    before, after = (Records(one.loss[..., chosen], one.correct[..., chosen]) for one in pair)  # no more is used
+    return part, (before, after), dataclasses.replace(window, first=window.first[chosen]), fold[chosen]
 
 
 def _try(
