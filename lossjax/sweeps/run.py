@@ -227,6 +227,8 @@ def _run_part(
             segment = next(training)
         except StopIteration as finished:
             spent = cost()
+            # estimated by the first evaluation, which may be the slowest: never more than all
+            spent = spent._replace(evaluation_seconds=min(spent.evaluation_seconds, spent.elapsed_seconds))
             _commit(part, finished.value, tile, spent)
             return spent, tile
         tile = segment.tile
