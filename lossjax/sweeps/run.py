@@ -162,9 +162,8 @@ def _run_cell(
             num_done += last - first
             if tile < program.tile:  # memory ran out, and would again
                 program = compile_cell(cell, members, tile=tile)
-        share = min(1.0, evaluating / total)  # estimated from one evaluation a part
         meter.say(
-            f"{plan.name}: {num_left} members in {total:.0f} s, about {share:.0%} of it evaluation; "
+            f"{plan.name}: {num_left} members in {total:.0f} s, {evaluating / total:.0%} of it evaluation; "
             f"compiled in {program.compile_seconds:.1f} s, tile {program.tile} on {len(program.devices)} device(s)"
         )
     return None
