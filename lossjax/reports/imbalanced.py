@@ -307,6 +307,9 @@ def along_training(
         return figure
 
 
+_INSET_CORNERS = ((0.09, 0.1), (0.63, 0.5), (0.63, 0.1), (0.09, 0.5))  # in shares of the axes
+
+
 def _whole_plane(
     ax: Axes,
     loss: Float[np.ndarray, " condition"],
@@ -314,25 +317,34 @@ def _whole_plane(
     colours: np.ndarray,
     references: Mapping[str, tuple[float, float]],
 ) -> None:
-    """A small picture of all conditions with the references, each a line across and one upwards."""
-    inset = ax.inset_axes((0.09, 0.1, 0.4, 0.5))
+    """A small picture of all conditions with the references, each a line across and one upwards.
+
+    In the corner in which it covers the fewest conditions.
+    """
+    at = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([loss, accuracy])))
+    # with the inset's own labels
+    covered = [
+        int(((at > (x - 0.09, y - 0.1)) & (at < (x + 0.37, y + 0.5))).all(axis=1).sum()) for x, y in _INSET_CORNERS
+    ]
+    inset = ax.inset_axes((*_INSET_CORNERS[int(np.argmin(covered))], 0.35, 0.42))
     inset.scatter(loss, accuracy, s=5, c=colours, linewidths=0)
     for name, (nats_of, share) in references.items():
         inset.axvline(nats_of, **DASHED)
         inset.axhline(share, **DASHED)
         inset.annotate(
             f"{name}: {nats(nats_of)}, {percent(share)}",
-            (nats_of, 0.97),
+            (nats_of, 0.12),
             xycoords=inset.get_xaxis_transform(),
             xytext=(-2, 0),
             textcoords="offset points",
             ha="right",
-            va="top",
+            va="bottom",
             rotation="vertical",
             **SMALL,
         )
     inset.set_xlim(0, 1.04 * max([*loss, *(nats_of for nats_of, _ in references.values())]))
     inset.set_ylim(bottom=-0.03 * accuracy.max())
+    inset.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     inset.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
     inset.tick_params(labelsize=7.5)
     inset.set_title("the whole plane", **SMALL)
