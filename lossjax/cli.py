@@ -238,6 +238,8 @@ def _explained(*kinds: type[Exception], kept: str = "") -> Iterator[None]:
     """What a user can mend becomes one line and exit code 2; anything else is a bug and keeps its traceback."""
     try:
         yield
+    except BrokenPipeError:  # an OSError, but not of what was read
+        raise
     except kinds as error:
         print(f"lossjax: {error}{kept}", file=sys.stderr)
         sys.exit(WRONG_INPUT)

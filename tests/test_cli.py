@@ -332,12 +332,14 @@ def test_an_experiment_imports_what_lies_beside_it(write_experiment, tmp_path):
     assert len(load_experiment(file).sweep("full").members("a")) == 3
 
 
-def test_a_signal_outside_of_training_is_a_line(command, write_experiment, monkeypatch, root):
+def test_a_signal_outside_of_training_is_a_line(command, write_experiment, monkeypatch, request):
     def interrupted(number):
         assert signal.getsignal(number) is not signal.SIG_DFL, "it would end the process without a word"
         signal.raise_signal(number)
 
     file = write_experiment(seeds=2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born without
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     for number in (signal.SIGINT, signal.SIGTERM):  # the second time nothing is trained
         monkeypatch.setattr(store, "load", lambda *arguments, number=number: interrupted(number))
         code, _, err = command("run", file)
