@@ -296,12 +296,16 @@ def test_refinement_equals_temperatures_fitted_without_each_fold(shape: tuple[in
     logits, labels = _draw(*shape)
     logits = 4 * logits
     fold = np.arange(len(labels)) % CONFIG.folds
-    losses = np.empty(len(labels))
+    losses, confidences = np.empty(len(labels)), np.empty(len(labels))
     for index in range(CONFIG.folds):
         out = fold == index
         scaled = np.exp(_best_log_inverse(logits[~out], labels[~out])) * logits[out].astype(float)
-        losses[out] = -log_softmax(scaled, axis=1)[np.arange(out.sum()), labels[out]]
-    assert _measure(logits, labels)["refinement"] == pytest.approx(losses.mean(), abs=tolerance)
+        log_probs = log_softmax(scaled, axis=1)
+        losses[out] = -log_probs[np.arange(out.sum()), labels[out]]
+        confidences[out] = np.exp(log_probs.max(axis=1))
+    metrics = _measure(logits, labels)
+    assert metrics["refinement"] == pytest.approx(losses.mean(), abs=tolerance)
+    assert metrics["refined_confidence"] == pytest.approx(confidences.mean(), abs=tolerance)
 
 
 @pytest.mark.parametrize("num_classes", [10, 40])
@@ -321,7 +325,7 @@ def test_a_group_is_measured_as_its_examples_alone() -> None:
     for group in (0, 1):
         chosen = groups[labels] == group
         alone = _measure(logits[chosen], labels[chosen])
-        for name in set(alone) - {"refinement", "calibration"}:  # those are at the temperature of all
+        for name in set(alone) - {"refinement", "calibration", "refined_confidence"}:  # those are at the temperature of all
             np.testing.assert_allclose(metrics[f"group_{name}"][group], alone[name], rtol=1e-4, err_msg=name)
     for name in alone:
         assert np.isnan(metrics[f"group_{name}"][2]).all(), name  # no class is in the third group

@@ -38,7 +38,8 @@ def measure(
     Scalars: ``loss`` (plain cross-entropy, nats), ``accuracy``, ``balanced_accuracy`` (the mean over the classes that
     the split holds of the share of their examples that is correct), ``top5_accuracy`` (absent where there are at most 5
     classes), ``brier``, ``confidence``, ``entropy`` (nats), ``tied`` (share of examples whose highest logit is not
-    unique), ``ece_width``; and with ``config.calibration`` also ``refinement``, ``calibration``, ``ece_mass``,
+    unique), ``ece_width``; and with ``config.calibration`` also ``refinement``, ``calibration``,
+    ``refined_confidence`` (the mean highest probability at the temperatures that give ``refinement``), ``ece_mass``,
     ``temperature``, ``temperature_edge`` (1 where it, or that of a fold, is 1/64 or 64, else 0), and
     ``margin_quantiles`` [quantile].
 
@@ -82,6 +83,7 @@ def measure(
         fit = _fit_temperature(logits, labels, examples, slices, config.folds)
         columns["refinement"] = fit.loss
         columns["calibration"] = examples.loss - fit.loss
+        columns["refined_confidence"] = fit.confidence
         by_slice |= {"temperature": fit.temperature, "temperature_edge": fit.is_edge}
 
     stacked = jnp.stack([values.astype(jnp.float32) for values in columns.values()], axis=1)
@@ -201,6 +203,7 @@ class _TemperatureFit(NamedTuple):
     temperature: Array  # [slice]
     is_edge: Array  # [slice]
     loss: Array  # [example], at the temperature fitted without the example's fold
+    confidence: Array  # [example], the highest probability at that temperature
 
 
 def _fit_temperature(
@@ -276,10 +279,11 @@ def _fit_temperature(
     by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
     scale = jnp.exp(by_fold)[fold]
 
-    def loss(class_sum: Callable, logits: Array, highest: Array, scale: Array, label_gap: Array) -> Array:
-        return jnp.log(class_sum(jnp.exp((logits - highest) * scale))) - scale * label_gap
+    def refined(class_sum: Callable, logits: Array, highest: Array, scale: Array, label_gap: Array) -> tuple:
+        total = class_sum(jnp.exp((logits - highest) * scale))
+        return jnp.log(total) - scale * label_gap, 1 / total
 
-    losses = _over_examples(loss, logits, examples.highest, scale, examples.label_gap)
+    losses, confidences = _over_examples(refined, logits, examples.highest, scale, examples.label_gap)
     is_edge = jnp.any(jnp.abs(jnp.append(by_fold, position)) >= np.float32(LOG_RANGE), keepdims=True)
     if len(slices) > 1:
         of_groups = minimum(slices[1:], position)
@@ -291,6 +295,7 @@ def _fit_temperature(
         temperature=jnp.where(has_one, jnp.exp(-position), jnp.nan),
         is_edge=jnp.where(has_one, is_edge.astype(jnp.float32), jnp.nan),
         loss=losses,
+        confidence=confidences,
     )
 
 
