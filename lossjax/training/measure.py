@@ -21,7 +21,7 @@ NARROW: Final = 32  # classes up to which logits are turned
 BLOCK: Final = 2**17  # logits in a block where there are more classes
 LOG_RANGE: Final = math.log(64)  # the temperature lies in [1/64, 64]
 NEWTON_STEPS: Final = 12  # at most
-CONVERGED: Final = 1e-5  # in log T: a last step this small moves the loss by about 1e-10
+CONVERGED: Final = 1e-5  # in log T, what is left to go: it moves the loss by about 1e-10
 
 
 def measure(
@@ -237,18 +237,20 @@ def _fit_temperature(
         mean, variance = _over_examples(of_example, logits, examples.highest, scale)
         return mean - scale * examples.label_gap, variance
 
-    def newton(position: Array, first: Array, second: Array, slices: Array) -> tuple[Array, Array]:
-        """Slope of each slice's penalised sum, and the position to which the step leads."""
+    def newton(position: Array, first: Array, second: Array, slices: Array) -> tuple[Array, Array, Array]:
+        """Slope of each slice's penalised sum, where the step leads, and whether it is Newton's own."""
         slope_sum = jnp.sum(first * slices, axis=1)
         slope = slope_sum + position
         positive_part = jnp.sum(second * slices, axis=1) + 1
-        curvature = jnp.maximum(positive_part + slope_sum, positive_part / 4)
-        return slope, position - slope / curvature
+        curvature = positive_part + slope_sum
+        target = position - slope / jnp.maximum(curvature, positive_part / 4)
+        return slope, target, curvature >= positive_part / 4
 
     def minimum(slices: Float[Array, "slice example"], start: Array) -> Float[Array, " slice"]:
         """Where each slice has its minimum. No two slices share an example, so a pass over the examples serves all.
 
-        Each member stops by itself: under vmap the state of one that is done stays as it is while others go on.
+        Each member stops by itself: under vmap the state of one that is done stays as it is while others go on. What is
+        left to go after a step of Newton's own is about its square.
         """
 
         def unfinished(state: tuple[Array, Array, Array, Array, Array]) -> Array:
@@ -256,14 +258,14 @@ def _fit_temperature(
 
         def step(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
             before, low, high, count, _ = state
-            position = before
-            first, second = moments(jnp.sum(position[:, None] * slices, axis=0))
-            slope, target = newton(position, first, second, slices)
-            low, high = jnp.where(slope < 0, position, low), jnp.where(slope < 0, high, position)
-            midpoint = (position + jnp.where(target >= high, high, low)) / 2
-            position = jnp.where((low < target) & (target < high), target, midpoint)
-            position = jnp.clip(position, -LOG_RANGE, LOG_RANGE)
-            return position, low, high, count + 1, jnp.max(jnp.abs(position - before))
+            first, second = moments(jnp.sum(before[:, None] * slices, axis=0))
+            slope, target, is_newtons = newton(before, first, second, slices)
+            low, high = jnp.where(slope < 0, before, low), jnp.where(slope < 0, high, before)
+            midpoint = (before + jnp.where(target >= high, high, low)) / 2
+            is_within = (low < target) & (target < high)
+            position = jnp.clip(jnp.where(is_within, target, midpoint), -LOG_RANGE, LOG_RANGE)
+            moved = jnp.abs(position - before)
+            return position, low, high, count + 1, jnp.max(jnp.where(is_newtons & is_within, moved * moved, moved))
 
         # twice as wide as the bracket, so that the first step that halves it can reach an edge
         low = jnp.full(len(slices), -2 * LOG_RANGE, jnp.float32)
@@ -275,7 +277,7 @@ def _fit_temperature(
     weights = slices[0]
     fold = np.arange(len(labels)) % num_folds
     is_other = (fold != np.arange(num_folds)[:, None]).astype(np.float32)
-    _, by_fold = newton(position, first, second, is_other * weights)
+    _, by_fold, _ = newton(position, first, second, is_other * weights)
     by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
     scale = jnp.exp(by_fold)[fold]
 
