@@ -1,7 +1,9 @@
 """The ``lossjax`` command. It starts jax only where something is trained."""
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import inspect
 import json
 import os
@@ -157,6 +159,8 @@ def _ended_with_a_code() -> Iterator[None]:
     """Ctrl-C or SIGTERM outside of training is a line; an unexpected error is not taken for failed parts."""
     from lossjax.sweeps.signals import STOPPED
 
+    # or Python's own end would look for garbage among all objects, several times: half a second on an idle machine
+    atexit.register(gc.freeze)
     try:
         with _warned_in_a_line(), _terminated_as_interrupted():
             yield

@@ -129,6 +129,20 @@ def test_step_falls_to_a_tenth() -> None:
     np.testing.assert_allclose(_multipliers("step", decay_fraction=0.5), [1] * 10 + [0.1] * 10)
 
 
+@pytest.mark.parametrize("num_steps", [25, 50, 100, 10_000])
+def test_step_falls_at_the_whole_step_that_is_meant(num_steps: int) -> None:
+    percent = np.arange(1, 101)  # in float32, 0.6 · 100 is above 60, and others are too
+    fractions = jnp.asarray(percent / 100, jnp.float32)
+    first = -(-percent * num_steps // 100)  # the first whole step not before percent / 100 · num_steps
+
+    def multipliers(steps: np.ndarray) -> np.ndarray:
+        hparams = Hyperparams(learning_rate=jnp.float32(1), decay_fraction=fractions)
+        return np.asarray(schedule(_config(schedule="step"), hparams, jnp.asarray(steps), num_steps))
+
+    np.testing.assert_allclose(multipliers(first - 1), 1)
+    np.testing.assert_allclose(multipliers(first), 0.1)
+
+
 def test_decoupled_decay_follows_the_schedule() -> None:
     hparams = _hparams(learning_rate=0.1, weight_decay=0.5, decay_fraction=0.5)
     optimizer = make_optimizer(_config("sgd", "step"), hparams, STEPS)

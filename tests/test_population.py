@@ -203,6 +203,19 @@ def test_the_first_segment_is_short_and_later_waves_know_the_pace():
     assert second[1] > population.FIRST_STEPS
 
 
+def test_a_segment_has_time_for_its_evaluations():
+    """Log-spaced ones follow one another closely at first; with thousands of classes, each may take a second."""
+    pace, evaluations = population._Pace(), np.array([0, 1, 2, 3, 5, 8, 40, 1000])
+    assert pace.end(0, evaluations) == population.FIRST_STEPS  # nothing is known yet
+    pace.took(0, population.SEGMENT_SECONDS / 2.5)
+    assert pace.end(0, evaluations) == 2
+    assert pace.end(4, evaluations) == 4 + population.FIRST_STEPS
+    pace.took(10, population.SEGMENT_SECONDS / 10)
+    assert [pace.end(first, evaluations) for first in (3, 8, 39, 950)] == [8, 108, 139, 1000]
+    pace.took(0, 4 * population.SEGMENT_SECONDS)
+    assert [pace.end(first, evaluations) for first in (0, 1, 4, 8, 950)] == [1, 2, 5, 108, 1000]
+
+
 @pytest.mark.parametrize("task", [SharedExamples(), TwoClasses()], ids=["groups", "none"])
 def test_every_metric_is_the_same_for_the_tiles_that_are_chosen_on_one_device_and_two(task):
     """Three classes, hence groups, of labels that members share; and two classes, hence none, of their own."""

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from scipy.special import log_softmax
 
 from lossjax.hyperparams import Hyperparams
 from lossjax.keys import streams_from_seeds
@@ -97,6 +98,60 @@ def test_training_is_a_plain_loop_over_epochs_and_batches_the_short_one_included
     for name, curve in curves.items():
         np.testing.assert_allclose(trained.records[name], curve, rtol=2e-4, atol=1e-6, err_msg=name)
     assert trained.nonfinite_step == -1
+
+
+class _Linear(nn.Module):
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, inputs, mask=None, *, dropout_rate=None):
+        return nn.Dense(self.num_classes, name="output")(inputs.reshape(len(inputs), -1))
+
+
+def test_all_of_training_at_once_is_a_loop_in_numpy():
+    """Objective, optimiser, schedule, decays, clipping and what changes the data together, with gradients by hand."""
+    task = RandomLabels(num_examples=10, seq_len=2, num_features=2, num_classes=3)
+    choices = {"optimizer": "adamw", "schedule": "warmup_cosine", "objective": "class_weighted"}
+    cell = Cell(task, _Linear(), TrainConfig(4, num_steps=9, num_evals=9, measure=LEAN, **choices))
+    of_data = {"label_noise": 0.5, "train_size": 7, "init_scale": 2}
+    of_objective = {"label_smoothing": 0.3, "effective_number_beta": 0.9}
+    of_steps = {"learning_rate": 0.2, "weight_decay": 0.5, "l2": 0.1, "beta1": 0.8, "beta2": 0.95, "clip_norm": 0.6}
+    of_schedule = {"warmup_fraction": 0.3, "decay_fraction": 0.8}
+    hparams = scalars(**of_data, **of_objective, **of_steps, **of_schedule)
+    streams, data, state = member(cell, hparams)
+    trained = compiled_run(cell)(state, streams, hparams, data, span(cell, 9))
+
+    labels = np.asarray(data.train_labels)
+    design = np.column_stack([np.asarray(data.examples.inputs, np.float64).reshape(10, 4), np.ones(10)])
+    kernel = cell.network.init(streams.init, data.examples.inputs[:1])["params"]["output"]["kernel"]
+    params = 2 * np.concatenate([kernel, np.zeros((1, 3))]).astype(np.float64)
+    targets = 0.7 * np.eye(3)[labels] + 0.3 / 3
+    counts = np.bincount(labels[:7], minlength=3)
+    class_weights = 1 / (1 - 0.9 ** np.maximum(counts, 1))
+    class_weights *= 7 / (class_weights @ counts)
+    first = second = np.zeros_like(params)
+    batch_losses, norms = [], []
+    for step in range(9):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(streams.order, step // 3), 10)) % 7
+        rows = order[4 * (step % 3) :][:4]
+        log_probabilities = log_softmax(design[rows] @ params, axis=1)
+        batch_losses.append(-np.mean(log_probabilities[np.arange(len(rows)), labels[rows]]))
+        errors = class_weights[labels[rows], None] * (np.exp(log_probabilities) - targets[rows])
+        gradient = design[rows].T @ errors / len(rows)
+        norms.append(np.linalg.norm(gradient))
+        gradient = gradient * min(1, 0.6 / norms[-1]) + 0.1 * params
+        first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+        corrected = first / (1 - 0.8 ** (step + 1)), second / (1 - 0.95 ** (step + 1))
+        decay = 0.5 * (1 + np.cos(np.pi * np.clip((step - 0.3 * 9) / ((0.8 - 0.3) * 9), 0, 1)))
+        rate = 0.2 * min((step + 1) / (0.3 * 9), 1) * decay
+        params = params - rate * (corrected[0] / (np.sqrt(corrected[1]) + 1e-8) + 0.5 * params)
+    assert min(norms) < 0.6 < max(norms), "clip_norm should act in some steps and not in others: change it"
+    assert (labels != np.asarray(task.splits(streams.data).train.labels)).any()
+    output = trained.params["output"]
+    np.testing.assert_allclose(np.vstack([output["kernel"], output["bias"]]), params, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(trained.records["batch_loss"][1:], batch_losses, rtol=2e-5)
+    used = log_softmax(design[:7] @ params, axis=1)[np.arange(7), labels[:7]]
+    np.testing.assert_allclose(trained.records["train_loss"][-1], -used.mean(), rtol=2e-5)
 
 
 def test_run_is_step_after_step():

@@ -199,17 +199,29 @@ class _Call(NamedTuple):
 
 @dataclasses.dataclass
 class _Pace:
-    """How many steps a segment has: as many as the last one says, and few where there was none."""
+    """Where a segment ends: after as many steps as the last one says, few where there was none, or earlier.
+
+    Earlier where more evaluations are due than half a second holds; one is always done, however long it takes.
+    """
 
     seconds_a_step: float = 0.0
+    seconds_an_evaluation: float = 0.0  # of the one before any step; 0 until there was one
 
-    @property
-    def num_steps(self) -> int:
-        return max(1, int(SEGMENT_SECONDS / self.seconds_a_step)) if self.seconds_a_step else FIRST_STEPS
+    def end(self, first: int, evaluations: np.ndarray) -> int:
+        """The step at which a segment ends that begins at step ``first``; ``evaluations`` are at [eval] steps."""
+        num_steps = max(1, int(SEGMENT_SECONDS / self.seconds_a_step)) if self.seconds_a_step else FIRST_STEPS
+        last = min(first + num_steps, int(evaluations[-1]))
+        due = evaluations[(evaluations > first) & (evaluations <= last)]
+        if self.seconds_an_evaluation:
+            fitting = due[: max(1, int(SEGMENT_SECONDS / self.seconds_an_evaluation))]
+            last = int(fitting[-1]) if len(fitting) < len(due) else last
+        return last
 
     def took(self, num_steps: int, seconds: float) -> None:
         if num_steps:
             self.seconds_a_step = seconds / num_steps
+        else:
+            self.seconds_an_evaluation = seconds
 
 
 def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | None, pace: _Pace) -> Iterator[_Call]:
@@ -224,10 +236,11 @@ def _train_wave(cell: Cell, wave: Members, program: Program, latest: Snapshot | 
     step = None  # nothing is measured yet
     if latest is not None and latest.state and latest.num_training >= len(wave):
         state, step = restored(latest.state, state, len(wave), num_padding, program.sharding), latest.step
+    evaluations = cell.config.eval_steps(cell.sizes["train"])
     is_last = False
     while not is_last:
         # the evaluation before any step by itself: its time is what an evaluation costs
-        first, last = (0, 0) if step is None else (step, min(cell.num_steps, step + pace.num_steps))
+        first, last = (0, 0) if step is None else (step, pace.end(step, evaluations))
         clock = time.perf_counter()
         state = program.advance(state, seeds, hparams, data, _span(cell, first, last))
         _wait(state)
