@@ -9,14 +9,15 @@ plateau is one in which loss falls and accuracy is flat (P).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import best_evaluation, seed_curve
-from lossjax.analysis.proportions import wilson
-from lossjax.analysis.regimes import Flat, longest_window, observed_windows, windows
+from lossjax.analysis.proportions import wilson, wilson_intervals
+from lossjax.analysis.regimes import DIVERGENCE, Flat, longest_window, observed_windows, windows
 from lossjax.analysis.resampling import mean_interval, mean_share_interval
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
@@ -118,9 +119,10 @@ class Runs:
         """Of each run's flat windows, the share that is chosen; mean over the runs that have any."""
         counts = self.flat.sum(axis=1)
         have = counts > 0
-        if have.sum() < 2:
-            return lj.Interval(float("nan"), float("nan"), float("nan"))
-        return mean_share_interval((self.flat & chosen)[have].sum(axis=1) / counts[have])
+        shares = (self.flat & chosen)[have].sum(axis=1) / counts[have]
+        if len(shares) < 2:
+            return lj.Interval.without_bounds(*shares)
+        return mean_share_interval(shares)
 
 
 def summarise(history: lj.History) -> Runs:
@@ -280,42 +282,39 @@ def unanswered(name: str, runs: Runs) -> list[str]:
 # What is plotted ---------------------------------------------------------------------------------------------------
 
 LETTERS = ("P", "O", "K", "S", "G", "W", "N")
+DIVERGED = "P, O, K or S"  # the lowest four of the stack
 
 
 def regime_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
-    """Share of all members in each regime, by where the window of 20 % of training begins; non-finite count as N."""
+    """Share of all members in each regime, by where the window of 20 % of training begins; non-finite count as N.
 
-    def share(found: Runs, letter: str) -> np.ndarray:
+    Runs have seeds of their own, so they are what was sampled, one number each: Wilson's intervals, at each window.
+    """
+
+    def share(found: Runs, letters: Sequence[str]) -> Intervals:
         missing = found.num_members - len(found.letters)
-        counts = (found.letters == letter).sum(axis=0) + (missing if letter == "N" else 0)
-        return np.asarray(counts / found.num_members)
+        counts = np.isin(found.letters, letters).sum(axis=0) + (missing if "N" in letters else 0)
+        return wilson_intervals(counts, np.full(counts.shape, found.num_members))
 
     return table(
         {
             "cell": name,
             "begin": np.arange(found.letters.shape[1]) / EVALS,
-            "letter": letter,
-            "share": share(found, letter),
+            "letter": called,
+            "share": share(found, letters),
         }
         for name, found in runs.items()
-        for letter in LETTERS
+        for called, letters in {**{letter: (letter,) for letter in LETTERS}, DIVERGED: DIVERGENCE}.items()
     )
 
 
 def plateau_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Regimes of the windows of falling training loss and flat held-out accuracy; each run with any counts once."""
-
-    def share(found: Runs, letter: str) -> float:
-        counts = found.flat.sum(axis=1)
-        have = counts > 0
-        mine = (found.flat & (found.letters == letter))[have].sum(axis=1) / counts[have]
-        return float(mine.mean()) if have.any() else float("nan")
-
     return table(
         {
             "cell": name,
             "runs": int(found.flat.any(axis=1).sum()),
-            **{letter: share(found, letter) for letter in LETTERS},
+            **{letter: found.among_flat(found.letters == letter) for letter in LETTERS},
         }
         for name, found in runs.items()
     )
@@ -354,12 +353,17 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     def over_time(name: str) -> panels.RegimesOverTime:
         task, model = name.rsplit("-", 1)
-        mine = {letter: (regimes["cell"] == name) & (regimes["letter"] == letter) for letter in LETTERS}
+
+        def of(letter: str) -> np.ndarray:
+            return np.asarray((regimes["cell"] == name) & (regimes["letter"] == letter))
+
+        mine = {letter: of(letter) for letter in LETTERS}
         return panels.RegimesOverTime(
             TASK_NAMES[task],
             MODEL_NAMES[model],
             regimes["begin"][mine["P"]],
             {letter: regimes["share"][rows] for letter, rows in mine.items()},
+            diverged=Intervals(*(regimes[column][of(DIVERGED)] for column in with_bounds("share"))),
         )
 
     def curve(name: str, metric: str, label: str) -> plots.Curve:
@@ -404,7 +408,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 [over_time(name) for name in cells], x_label="start of the window, which lasts 20 % of training"
             ),
             "Share of runs in each regime, on held-out examples, of the window of 20 % of training that begins at each "
-            "evaluation.",
+            "evaluation. Whiskers: the share that diverges (P, O, K or S) with its 95 % interval over runs; those of "
+            "each regime are in regimes.csv.",
         ),
         "plateau_shares": lj.Figure(
             plots.contrasts(

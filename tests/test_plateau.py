@@ -115,8 +115,22 @@ def test_runs_that_broke_count_in_the_denominator():
     runs, plateaus, _ = analysed(FALLING, missing=8)
     assert plateaus.estimate.estimate == 0.5
     table = plateau.regime_table({"teacher-lstm": runs})
-    for letter, share in (("P", 0.5), ("N", 0.5), ("G", 0.0)):
-        assert set(table["share"][table["letter"] == letter]) == {share}
+    for letter, share in (("P", 0.5), ("N", 0.5), ("G", 0.0), (plateau.DIVERGED, 0.5)):
+        mine = table["letter"] == letter
+        # runs are what was sampled, the broken ones too
+        expected = wilson(int(share * 2 * SEEDS), 2 * SEEDS)
+        for column, bound in (("share", share), ("share_low", expected.low), ("share_high", expected.high)):
+            np.testing.assert_allclose(table[column][mine], bound, atol=1e-12)
+
+
+def test_shares_of_windows_have_intervals_over_runs():
+    runs, _, _ = analysed(RISING)
+    found = plateau.plateau_table({"teacher-lstm": runs})
+    assert (found["O"][0], found["P"][0]) == (1.0, 0.0)
+    assert found["P_high"][0] == pytest.approx(wilson(0, SEEDS).high)
+    one = dataclasses.replace(runs, flat=runs.flat & (np.arange(SEEDS) == 0)[:, None])
+    assert one.among_flat(runs.letters == "O").estimate == 1.0
+    assert np.isnan(one.among_flat(runs.letters == "O").low)
 
 
 def test_figures_need_the_tables_alone(tmp_path):
