@@ -39,6 +39,7 @@ WITHOUT_JAX = (
     "lossjax.analysis.replacement",
     "lossjax.analysis.rescaling",
     "lossjax.analysis.resampling",
+    "lossjax.analysis.searches",
     "lossjax.analysis.selection",
     "lossjax.analysis.significance",
     "lossjax.analysis.spread",
