@@ -13,6 +13,7 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.attribution import CELLS, four_cells
+from lossjax.analysis.families import corrected
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat, Windows, windows
 from lossjax.analysis.resampling import mean_interval, mean_intervals
@@ -185,7 +186,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         else:
             runs[name] = summarise(history)
     return lj.Findings(
-        verdicts=tuple(verdict for name in runs for verdict in verdicts(name, runs[name])),
+        verdicts=corrected([one for name in runs for one in verdicts(name, runs[name])], lambda _: (0.0,)),
         numbers={key: value for name in runs for key, value in numbers(CELL_NAMES[name], runs[name]).items()},
         tables={
             "closed_form": closed_form(),

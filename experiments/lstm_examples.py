@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import Onset, best_evaluation, logrank_p, onset, seed_curve, survival
 from lossjax.analysis.proportions import newcombe, wilson
@@ -211,15 +212,15 @@ def held_out_mean(metrics: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     runs = {name: summarise(histories[name]) for name in histories}
-    verdicts = [*plateau_verdicts(runs), *feature_verdicts(runs), *layer_verdicts(runs)]
+    verdicts = corrected([*plateau_verdicts(runs), *feature_verdicts(runs), *layer_verdicts(runs)], compared_with)
     return lj.Findings(
-        verdicts=tuple(verdicts),
+        verdicts=verdicts,
         numbers=numbers(runs),
         tables={
             "curves": curve_table(runs),
             "onset": onset_table(runs),
             "regimes": regime_table(runs),
-            "contrasts": contrast_table(runs),
+            "contrasts": contrast_table(runs, {verdict.rule: verdict.outcome for verdict in verdicts}),
         },
         notes=(
             "Every seed has a training set, held-out examples and, with learnable labels, a teacher of its own, so "
@@ -247,6 +248,18 @@ def false_plateaus(runs: Mapping[str, Runs]) -> str:
         f"evaluation and for every pair of evaluations: share of runs with one: {told or 'none'}; those at chance are "
         "given apart."
     )
+
+
+def compared_with(verdict: lj.Verdict) -> tuple[float]:
+    """The limit of its rule."""
+    limit = {
+        C1_RULE: 0.5,
+        C3_ONSET_RULE: -ONE_EPOCH,
+        C3_TURN_RULE: -ONE_EPOCH,
+        C3_PLATEAU_RULE: FIVE_POINTS,
+        C4_RULE: HALF_POINT,
+    }[verdict.rule]
+    return (limit,)
 
 
 def plateau_verdicts(runs: Mapping[str, Runs]) -> list[lj.Verdict]:
@@ -453,7 +466,7 @@ def regime_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     )
 
 
-def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def contrast_table(runs: Mapping[str, Runs], outcomes: Mapping[str, str]) -> dict[str, np.ndarray]:
     """C3's contrasts one at a time, and C4's. An outcome has only what its rule is about: W1 → W2, learnable labels."""
     rows: list[dict[str, Any]] = []
 
@@ -482,9 +495,9 @@ def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
             earlier = difference_interval(a.onset_epochs, b.onset_epochs)
             add(f"onset {task}", label, earlier, "")
             turn = difference_interval(a.turn, b.turn)
-            add(f"turn {task}", label, turn, judge(turn, threshold=-ONE_EPOCH, claim="less") if claimed else "")
+            add(f"turn {task}", label, turn, outcomes[C3_TURN_RULE] if claimed else "")
             more = plateau_difference(a, b)
-            add(f"plateau {task}", label, more, judge(more, threshold=FIVE_POINTS) if claimed else "")
+            add(f"plateau {task}", label, more, outcomes[C3_PLATEAU_RULE] if claimed else "")
             gain = paired(a, b, a.best_accuracy, b.best_accuracy)
             add(f"accuracy {task}", label, gain, "")
     return table(rows)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import best_evaluation, seed_curve
 from lossjax.analysis.proportions import wilson, wilson_intervals
@@ -171,16 +172,17 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             if task.endswith("digits"):
                 history = history.select(label_noise=NOISE if task.startswith("noisy-") else 0.0)
             runs[f"{task}-{model}"] = summarise(history)
+    plateaus = {name: plateau_verdict(name, found) for name, found in runs.items() if name.endswith("-lstm")}
+    verdicts = corrected(
+        [*plateaus.values(), *(overfitting_verdict(name, found) for name, found in runs.items())], lambda _: (0.5,)
+    )
     return lj.Findings(
-        verdicts=(
-            *(plateau_verdict(name, runs[name]) for name in runs if name.endswith("-lstm")),
-            *(overfitting_verdict(name, runs[name]) for name in runs),
-        ),
+        verdicts=verdicts,
         numbers={key: value for name in runs for key, value in numbers(called(name), runs[name]).items()},
         tables={
             "regimes": regime_table(runs),
             "plateaus": plateau_table(runs),
-            "shares": share_table(runs),
+            "shares": share_table(runs, {name: one.outcome for name, one in zip(plateaus, verdicts, strict=False)}),
             "curves": curve_table(runs),
         },
         notes=(
@@ -320,11 +322,11 @@ def plateau_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     )
 
 
-def share_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def share_table(runs: Mapping[str, Runs], outcomes: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Share of runs with a held-out plateau, for every model; the outcome for LSTMs."""
     return table(
-        {"cell": name, "share": verdict.estimate, "outcome": verdict.outcome if name.endswith("-lstm") else ""}
-        for name, verdict in ((name, plateau_verdict(name, found)) for name, found in runs.items())
+        {"cell": name, "share": found.share(found.plateau), "outcome": outcomes.get(name, "")}
+        for name, found in runs.items()
     )
 
 

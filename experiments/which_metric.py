@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.reliability import Reliability
@@ -139,10 +140,13 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     }
     reliable = {name: reliabilities(found, SIZES) for name, found in scores.items()}
     return lj.Findings(
-        verdicts=tuple(
-            verdict(name, size, regrets[name], len(scores[name].test["loss"]), over_seeds.get(name))
-            for name in TASKS
-            for size in JUDGED_SIZES
+        verdicts=corrected(
+            [
+                verdict(name, size, regrets[name], len(scores[name].test["loss"]), over_seeds.get(name))
+                for name in TASKS
+                for size in JUDGED_SIZES
+            ],
+            lambda _: (SMALLEST,),
         ),
         numbers={
             key: value

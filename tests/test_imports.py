@@ -26,6 +26,7 @@ WITHOUT_JAX = (
     "lossjax.analysis.conditions",
     "lossjax.analysis.contrasts",
     "lossjax.analysis.doses",
+    "lossjax.analysis.families",
     "lossjax.analysis.findings",
     "lossjax.analysis.groups",
     "lossjax.analysis.interval",
