@@ -66,7 +66,7 @@ def beyond_p(interval: Interval, limit: float, num_units: int) -> float:
 
 
 def _passed(verdict: Verdict, p: float) -> Verdict:
-    shown = "Holm's p " + ("< 0.0001" if p < 1e-4 else f"{p:.2g}")
+    shown = "Holm's p " + ("below 0.0001" if p < 1e-4 else f"{p:.2g}")
     verdict = dataclasses.replace(verdict, note=f"{verdict.note}; {shown}" if verdict.note else shown)
     if p <= 0.05:
         return verdict

@@ -115,8 +115,8 @@ def write_report(
         sections += ["## Plotted numbers", links]
     sections += ["## How this was made", _meta_table(findings.meta)]
     sections.append(
-        "Brackets are 95 % intervals unless another level is given; how often such intervals cover is under coverage: "
-        "least of all those of means over few seeds, or of skewed or heavy-tailed values. "
+        "Brackets are 95 % intervals unless another level is given; the experiment coverage tells how often they cover "
+        "the truth: least often those of means over few seeds, and of skewed or heavy-tailed values. "
         "`summary.json` holds every verdict and number in full precision."
     )
     path = Path(directory) / "report.md"
