@@ -14,6 +14,7 @@ import numpy as np
 import lossjax as lj
 from lossjax.analysis.attribution import CELLS, four_cells
 from lossjax.analysis.families import corrected
+from lossjax.analysis.plateaus import held_out_records
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat, Windows, windows
 from lossjax.analysis.resampling import mean_interval, mean_intervals
@@ -127,11 +128,7 @@ BINS = np.linspace(0, 1, 41)
 
 def summarise(history: lj.History) -> Runs:
     finite = history[history.finite]
-    splits = [split for split in ("val", "test") if f"{split}_example_loss" in finite.metrics]
-    losses, correct = (
-        np.concatenate([finite.metrics[f"{split}_example_{what}"] for split in splits], axis=2)
-        for what in ("loss", "correct")
-    )
+    losses, correct = held_out_records(finite)
     found = windows(losses, correct, chance=1 / history.info["num_classes"], flat=FLAT)
     steps = four_cells(losses[:, :-1], losses[:, 1:], correct[:, :-1], correct[:, 1:])
     following = np.arange(finite.num_evals - 1)

@@ -18,8 +18,9 @@ import lossjax as lj
 from lossjax.analysis.families import corrected
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import Onset, best_evaluation, logrank_p, onset, seed_curve, survival
+from lossjax.analysis.plateaus import Plateaus, held_out_records, plateaus
 from lossjax.analysis.proportions import newcombe, wilson
-from lossjax.analysis.regimes import Flat, longest_window, observed_windows, seed_windows, windows
+from lossjax.analysis.regimes import Flat, seed_windows, windows
 from lossjax.analysis.resampling import difference_interval, mean_interval
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
@@ -133,9 +134,7 @@ class Runs:
     finite: np.ndarray  # [member]; arrays below are of the finite ones unless it is said
     seeds: np.ndarray
     metrics: Mapping[str, np.ndarray]  # [member, eval]
-    plateau: np.ndarray  # longest held-out P window, share of training; neither at the ceiling nor at chance
-    plateau_by_estimate: np.ndarray  # the same where the estimates of ΔL and ΔA are taken for certain
-    plateau_at_limit: np.ndarray  # the same at the ceiling or at chance
+    plateaus: Plateaus
     turn: np.ndarray  # epoch of the lowest validation loss
     onset: Onset  # of every member, on test, against the best validation loss
     last_regime: np.ndarray  # of every member: letter on test from the best validation loss to the end, or "N"
@@ -152,22 +151,13 @@ class Runs:
     def onset_epochs(self) -> np.ndarray:
         return self.epochs[self.onset.evaluation]
 
-    def share(self, longest: np.ndarray) -> lj.Interval:
-        """Runs whose longest window counts, of all members, the non-finite ones in the denominator."""
-        return wilson(int((longest >= PLATEAU).sum()), self.num_members)
-
 
 def summarise(history: lj.History) -> Runs:
     finite = history[history.finite]
     metrics = finite.metrics
     chance = 1 / history.info["num_classes"]
-    pooled = windows(
-        np.concatenate([metrics["val_example_loss"], metrics["test_example_loss"]], axis=2),
-        np.concatenate([metrics["val_example_correct"], metrics["test_example_correct"]], axis=2),
-        chance=chance,
-        flat=FLAT,
-    )
-    observed = observed_windows(*(held_out_mean(metrics, name) for name in ("loss", "accuracy")), flat=FLAT)
+    pooled = windows(*held_out_records(finite), chance=chance, flat=FLAT)
+    held_out = (held_out_mean(metrics, name) for name in ("loss", "accuracy"))
     losses = metrics["test_example_loss"]
     test = windows(
         losses,
@@ -195,9 +185,7 @@ def summarise(history: lj.History) -> Runs:
         finite=history.finite,
         seeds=finite.seeds["data"],
         metrics={name: array for name, array in metrics.items() if array.ndim == 2},
-        plateau=longest_window(pooled.letters, finite.steps, among=pooled.interior),
-        plateau_by_estimate=longest_window(observed.letters, finite.steps, among=pooled.interior),
-        plateau_at_limit=longest_window(pooled.letters, finite.steps, among=~pooled.interior),
+        plateaus=plateaus(history, pooled, *held_out, shortest=PLATEAU, flat=FLAT),
         turn=finite.epochs[best_loss],
         onset=onset(letters, first, nonfinite=broke),
         last_regime=last,
@@ -237,7 +225,8 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
 
 def false_plateaus(runs: Mapping[str, Runs]) -> str:
     """Of random labels: plateaus that count although there can be none."""
-    shares = {name: cell.share(cell.plateau) for name, cell in runs.items() if name.startswith("random-")}
+    of_random = {name: cell.plateaus for name, cell in runs.items() if name.startswith("random-")}
+    shares = {name: found.share(found.resolved) for name, found in of_random.items()}
     told = "; ".join(
         f"{name.removeprefix('random-')} {100 * share.estimate:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
         for name, share in shares.items()
@@ -266,7 +255,7 @@ def plateau_verdicts(runs: Mapping[str, Runs]) -> list[lj.Verdict]:
     found = []
     for workload, size in WORKLOADS.items():
         cell = runs[f"teacher-{size}"]
-        share, by_estimate = cell.share(cell.plateau), cell.share(cell.plateau_by_estimate)
+        share, by_estimate = (cell.plateaus.share(one) for one in (cell.plateaus.resolved, cell.plateaus.by_estimate))
         outcome = judge(share, threshold=0.5)
         if outcome == "refuted" and judge(by_estimate, threshold=0.5) != "refuted":
             outcome = "unresolved"
@@ -386,7 +375,7 @@ def population_regimes(runs: Mapping[str, Runs]) -> list[str]:
 
 
 def plateau_difference(a: Runs, b: Runs) -> lj.Interval:
-    counts = [int((runs.plateau >= PLATEAU).sum()) for runs in (a, b)]
+    counts = [runs.plateaus.count(runs.plateaus.resolved) for runs in (a, b)]
     return newcombe(counts[0], a.num_members, counts[1], b.num_members)
 
 
@@ -397,18 +386,9 @@ def paired(a: Runs, b: Runs, values_a: np.ndarray, values_b: np.ndarray) -> lj.I
 
 
 def numbers(runs: Mapping[str, Runs]) -> dict[str, lj.Interval]:
-    found = {}
+    found: dict[str, lj.Interval] = {}
     for name, cell in runs.items():
-        found[f"{name}: runs not finite"] = wilson(int((~cell.finite).sum()), cell.num_members)
-        found[f"{name}: runs with a held-out plateau"] = cell.share(cell.plateau)
-        found[f"{name}: … by estimates alone, resolved or not"] = cell.share(cell.plateau_by_estimate)
-        found[f"{name}: … at the ceiling or at chance, counted apart"] = cell.share(cell.plateau_at_limit)
-        for label, loss in (("training loss", "train_loss"), ("the last batch's loss", "batch_loss")):
-            # on the training set nothing was sampled: falling by more than δ, flat within ±δ
-            losses = cell.metrics[loss][:, 1:]  # before any step there is no last batch
-            seen = observed_windows(losses, cell.metrics["train_accuracy"][:, 1:], flat=FLAT)
-            longest = longest_window(seen.letters, cell.epochs[1:], among=~seen.ceiling)
-            found[f"{name}: runs with a plateau of training accuracy below 100 %, by {label}"] = cell.share(longest)
+        found |= cell.plateaus.numbers(name)
         found[f"{name}: runs with onset"] = cell.onset.share()
         found[f"{name}: runs undecided at the end"] = wilson(int(cell.undecided.sum()), cell.num_members)
         found[f"{name}: epoch of the lowest validation loss"] = mean_interval(cell.turn)

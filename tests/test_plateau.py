@@ -67,7 +67,7 @@ def analysed(held_out, **changes):
 
 def test_a_plateau_that_is_no_overfitting():
     runs, plateaus, overfitting = analysed(FALLING)
-    np.testing.assert_array_equal(runs.plateau, 1.0)
+    np.testing.assert_array_equal(runs.plateaus.resolved, 1.0)
     assert (runs.letters == "P").all()
     assert plateaus.outcome == "supported"
     assert overfitting.estimate.estimate == 1.0
@@ -76,7 +76,7 @@ def test_a_plateau_that_is_no_overfitting():
 
 def test_flat_accuracy_while_the_held_out_loss_rises_is_overfitting():
     runs, plateaus, overfitting = analysed(RISING)
-    assert (runs.plateau == 0).all()
+    assert (runs.plateaus.resolved == 0).all()
     assert (runs.letters == "O").all()  # refinement does not move: one temperature repairs it all
     assert runs.flat.all()
     assert plateaus.outcome == "refuted"
@@ -107,7 +107,7 @@ def test_rising_accuracy_is_no_plateau():
 def test_plateaus_at_chance_or_at_the_ceiling_are_counted_apart(accuracy):
     runs, plateaus, _ = analysed(FALLING, accuracy=accuracy)
     assert plateaus.estimate.estimate == 0.0
-    assert runs.share(runs.plateau_at_limit).estimate == 1.0
+    assert runs.plateaus.share(runs.plateaus.at_limit).estimate == 1.0
     assert not runs.flat.any()
 
 
