@@ -27,7 +27,7 @@ PAIR = truth.Posterior(2, 1.5)
 def _smaller_population(monkeypatch):
     remembered = (truth.truth, truth.binned_error, searches.inverted_share, searches.kept_in_the_better_half)
     monkeypatch.setattr(truth, "POPULATION", 10**5)
-    monkeypatch.setattr(searches, "SEARCHES", 100)
+    monkeypatch.setattr(searches, "SEARCHES", 25)
     monkeypatch.setattr(searches, "SETS", 2000)
     for function in remembered:
         function.cache_clear()
@@ -143,7 +143,7 @@ def errors_of(case, module, draws, monkeypatch):
 
 
 def assert_no_bias(errors):
-    """In four standard errors; a single draw is large enough to be compared as it is."""
+    """Within four standard errors."""
     for outcome, values in errors.items():
         assert abs(values.mean()) < 4 * values.std(ddof=1) / np.sqrt(len(values)), outcome
 
@@ -158,25 +158,25 @@ def test_the_binned_error_of_a_model_that_is_nowhere_too_modest():
 
 def test_configurations_that_are_all_resolved_are_inverted_as_kendalls_tau_says():
     tau = 2 / np.pi * np.arcsin(0.5)
-    assert searches.inverted_share(searches.Inverted(0.5, 1e-4, 30, 8)) == pytest.approx((1 - tau) / 2, abs=0.03)
+    assert searches.inverted_share(searches.Inverted(0.5, 1e-4, 30, 8)) == pytest.approx((1 - tau) / 2, abs=0.05)
 
 
 @pytest.mark.parametrize("same_seeds", [True, False])
 def test_the_order_kept_is_that_of_many_measurements(same_seeds, monkeypatch):
-    monkeypatch.setattr(searches, "SETS", 20_000)
+    monkeypatch.setattr(searches, "SETS", 10_000)
     few = functools.partial(searches.metric_reliability, resamples=2)
     monkeypatch.setattr(searches, "metric_reliability", few)
-    assert_no_bias(errors_of(searches.Kept(1.0, 20, 4, same_seeds), searches, 300, monkeypatch))
+    assert_no_bias(errors_of(searches.Kept(1.0, 20, 4, same_seeds), searches, 100, monkeypatch))
 
 
 @pytest.mark.parametrize("skewed", [False, True])
 def test_what_is_selected_is_worth_what_many_searches_say(skewed, monkeypatch):
-    assert_no_bias(errors_of(searches.Selected((0.5, 1.0), 0.5, 60, 16, skewed), searches, 60, monkeypatch))
+    assert_no_bias(errors_of(searches.Selected((0.5, 1.0), 0.5, 15, 16, skewed), searches, 100, monkeypatch))
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.3])
 def test_runs_differ_as_the_moments_say(luck, monkeypatch):
-    errors = errors_of(spread.Alike(30, 200, luck), spread, 60, monkeypatch)
+    errors = errors_of(spread.Alike(12, 200, luck), spread, 100, monkeypatch)
     # a ratio of estimates is biased by its denominator's error
     errors["ratio"], errors["independent_ratio"] = (errors[name] - 0.02 for name in ("ratio", "independent_ratio"))
     assert_no_bias(errors)
