@@ -361,7 +361,7 @@ def _forest(
     outcomes = {verdict.where: verdict.outcome for verdict in verdicts}
     found = []
     for name, called in TASK_NAMES.items():
-        for stage, label in (STAGES | {"longer": f"so; the default trained {LONGER}× as long"}).items():  # in a line
+        for stage, label in (STAGES | {"longer": f"likewise, default {LONGER}× as long"}).items():  # in a line
             row = (advantages["task"] == name) & (advantages["tried"] == JUDGED) & (advantages["stage"] == stage)
             if row.any():
                 values = [float(advantages[key][row][0]) for key in with_bounds("advantage")]

@@ -325,7 +325,7 @@ def test_a_group_is_measured_as_its_examples_alone() -> None:
     for group in (0, 1):
         chosen = groups[labels] == group
         alone = _measure(logits[chosen], labels[chosen])
-        for name in set(alone) - {"refinement", "calibration", "refined_confidence"}:  # those are at the temperature of all
+        for name in set(alone) - {"refinement", "calibration", "refined_confidence"}:  # at the temperature of all
             np.testing.assert_allclose(metrics[f"group_{name}"][group], alone[name], rtol=1e-4, err_msg=name)
     for name in alone:
         assert np.isnan(metrics[f"group_{name}"][2]).all(), name  # no class is in the third group

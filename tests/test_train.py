@@ -112,6 +112,21 @@ def test_run_is_step_after_step():
     np.testing.assert_allclose(state.batch_loss, whole.batch_loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("num_examples", "length", "rows"),
+    [
+        (100, {"epochs": 1}, 4),  # 12 of 112 rows would be filling
+        (96, {"epochs": 1}, None),
+        (93, {"epochs": 1}, None),  # 3 of 96
+        (1000, {"epochs": 1}, None),  # 8 of 1,008
+        (100, {"num_steps": 6}, None),  # never gets there
+    ],
+)
+def test_a_short_batch_has_a_program_of_its_own_where_filling_it_up_is_wasteful(num_examples, length, rows):
+    task = RandomLabels(num_examples=num_examples, seq_len=4, num_features=2)
+    assert Cell(task, LSTM(hidden=3), TrainConfig(16, **length)).short_batch == rows
+
+
 def test_every_example_is_seen_once_an_epoch_and_what_fills_the_last_batch_weighs_nothing():
     hparams = scalars(learning_rate=0.05)
     streams, data, state = member(DENSE, hparams)

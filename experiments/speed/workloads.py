@@ -43,14 +43,19 @@ class Workload:
         return -(-self.num_examples // self.batch_size)
 
     @property
+    def mean_batch(self) -> float:
+        """Examples of a step: of W1–W3's seven in an epoch, six have 16 and one has 4."""
+        return self.num_examples / self.steps_per_epoch
+
+    @property
     def flops(self) -> float:
-        """F: floating-point operations of the products of one member-step (BENCHMARKS.md).
+        """F: floating-point operations of the products of one member-step (BENCHMARKS.md), B being the mean batch.
 
         An LSTM layer: 3 · 2 · B·T·4H·(I+H), the 3 for the forward product and the two of the backward pass. Encoder
         and convolution layers are counted likewise, and the linear layers before and after them.
         """
-        batch_time = self.batch_size * self.seq_len
-        output = self.batch_size * self.width * self.num_classes
+        batch_time = self.mean_batch * self.seq_len
+        output = self.mean_batch * self.width * self.num_classes
         entry = batch_time * self.features * self.width  # the linear layer of the features
         match self.kind:
             case "lstm":
@@ -71,8 +76,8 @@ class Workload:
         The others: an error function for each GELU and an exponential for its derivative; an exponential for each
         score of the attention; and for each logit where classes are many enough to count.
         """
-        batch_time = self.batch_size * self.seq_len
-        logits = self.batch_size * self.num_classes
+        batch_time = self.mean_batch * self.seq_len
+        logits = self.mean_batch * self.num_classes
         match self.kind:
             case "lstm":
                 return 5.0 * self.layers * batch_time * self.width

@@ -89,6 +89,14 @@ class Cell:
     def steps_per_epoch(self) -> int:
         return self.config.steps_per_epoch(self.sizes["train"])
 
+    @property
+    def short_batch(self) -> int | None:
+        """Examples in the last batch of an epoch, if more than a twentieth of all would else be filling; or None."""
+        num_train, batch_size = self.sizes["train"], self.config.batch_size
+        rows = self.steps_per_epoch * batch_size
+        is_wasteful = rows - num_train > rows / 20 and self.num_steps >= self.steps_per_epoch
+        return num_train % batch_size if is_wasteful else None
+
 
 class Data(struct.PyTreeNode):
     """A member's examples, and what follows from the labels it trains on."""
@@ -188,15 +196,16 @@ def step(
     data: Data,
     order: Int[Array, " example"],
     index: Int[Array, ""],
+    num_rows: int | None = None,
 ) -> MemberState:
     """One optimiser step on the batch that ``order`` (of this epoch) gives for step ``index``.
 
-    The short batch at an epoch's end is filled up with examples of weight 0.
+    The short batch at an epoch's end is filled up with examples of weight 0, to ``num_rows``: the batch size if None.
     """
-    batch_size, num_train = cell.config.batch_size, cell.sizes["train"]
-    start = (index % cell.steps_per_epoch) * batch_size
-    rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
-    weights = (start + jnp.arange(batch_size) < num_train).astype(jnp.float32)
+    num_rows = cell.config.batch_size if num_rows is None else num_rows
+    start = (index % cell.steps_per_epoch) * cell.config.batch_size
+    rows = jax.lax.dynamic_slice(order, (start,), (num_rows,))
+    weights = (start + jnp.arange(num_rows) < cell.sizes["train"]).astype(jnp.float32)
     inputs = data.examples.inputs[rows]
     mask = None if data.examples.mask is None else data.examples.mask[rows]
     labels = data.train_labels[rows]
@@ -282,15 +291,25 @@ def _train_steps(
     start: Int[Array, ""],
     stop: Int[Array, ""],
 ) -> MemberState:
-    """Steps start … stop-1, epoch by epoch: a permutation costs as much as a step or two, so once an epoch."""
+    """Steps start … stop-1, epoch by epoch: a permutation costs as much as a step or two, so once an epoch.
+
+    A short batch at the end of an epoch is a program of its own where filling it up would cost more than it is worth.
+    """
     per_epoch = cell.steps_per_epoch
+    short = cell.short_batch
 
     def epoch_steps(epoch: Int[Array, ""], state: MemberState) -> MemberState:
         order = _order(cell, streams, hparams, data, epoch)
-        first, last = jnp.maximum(start, epoch * per_epoch), jnp.minimum(stop, (epoch + 1) * per_epoch)
-        return jax.lax.fori_loop(
-            first, last, lambda index, s: step(cell, s, streams, hparams, data, order, index), state
-        )
+        first, end = jnp.maximum(start, epoch * per_epoch), (epoch + 1) * per_epoch
+        last = jnp.minimum(stop, end)
+
+        def advance(index: Int[Array, ""], state: MemberState, num_rows: int | None = None) -> MemberState:
+            return step(cell, state, streams, hparams, data, order, index, num_rows)
+
+        if short is None:
+            return jax.lax.fori_loop(first, last, advance, state)
+        state = jax.lax.fori_loop(first, jnp.minimum(last, end - 1), advance, state)
+        return jax.lax.cond((first < last) & (last == end), lambda s: advance(end - 1, s, short), lambda s: s, state)
 
     return jax.lax.fori_loop(start // per_epoch, -(-stop // per_epoch), epoch_steps, state)
 
