@@ -13,6 +13,8 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.attribution import CELLS, four_cells
+from lossjax.analysis.families import corrected
+from lossjax.analysis.plateaus import held_out_records
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat, Windows, windows
 from lossjax.analysis.resampling import mean_interval, mean_intervals
@@ -126,11 +128,7 @@ BINS = np.linspace(0, 1, 41)
 
 def summarise(history: lj.History) -> Runs:
     finite = history[history.finite]
-    splits = [split for split in ("val", "test") if f"{split}_example_loss" in finite.metrics]
-    losses, correct = (
-        np.concatenate([finite.metrics[f"{split}_example_{what}"] for split in splits], axis=2)
-        for what in ("loss", "correct")
-    )
+    losses, correct = held_out_records(finite)
     found = windows(losses, correct, chance=1 / history.info["num_classes"], flat=FLAT)
     steps = four_cells(losses[:, :-1], losses[:, 1:], correct[:, :-1], correct[:, 1:])
     following = np.arange(finite.num_evals - 1)
@@ -185,7 +183,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         else:
             runs[name] = summarise(history)
     return lj.Findings(
-        verdicts=tuple(verdict for name in runs for verdict in verdicts(name, runs[name])),
+        verdicts=corrected([one for name in runs for one in verdicts(name, runs[name])], lambda _: (0.0,)),
         numbers={key: value for name in runs for key, value in numbers(CELL_NAMES[name], runs[name]).items()},
         tables={
             "closed_form": closed_form(),

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from simulated.examples import Accuracy, Clustered, Discordant, OneModel, TwoModels
+from simulated.examples import Accuracy, BinnedError, Clustered, Difference, Discordant, OneModel, TwoModels
 from simulated.populations import Kendall, Shares, share_name
-from simulated.runs import Best, FlatTail, Gained, Groups, NoOp, Seeds, Shape
+from simulated.runs import Best, FlatTail, Gained, Groups, NoOp, Parting, Seeds, Shape
+from simulated.searches import Inverted, Kept, Selected
+from simulated.spread import Alike
 from simulated.targets import Target
 from simulated.truth import Model, Posterior
 
 import lossjax as lj
+from lossjax.analysis.calibration_error import Scheme
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.tables import table
 
@@ -31,9 +34,11 @@ RULE = (
     "interval lies outside; between the two it is not told apart from the target."
 )
 
-NOT_TRIED = (
-    "Not tried here: the share of inverted pairs, the order kept by a metric, the variance ratio and the disagreement "
-    "of runs, differences between selectors, calibration errors, Kaplan–Meier, and Newcombe's interval."
+NO_TARGET = (
+    "METHODS has no target for means over 20 seeds, calibration errors, Kaplan–Meier, differences of independent "
+    "shares (Newcombe), the share of inverted pairs, the order kept by a metric, the variance between runs over err/2n "
+    "and disagreement: these are shown, and not judged. Differences between selectors are means over searches, hence "
+    "judged as means over as few or as many seeds."
 )
 
 # What is simulated -------------------------------------------------------------------------------------------------
@@ -50,6 +55,14 @@ TWO_MODELS = {
     "two classes, a little better": (PAIR, Model(0.6, 0.5), Model(0.9, 0.4), 0.9),
     "sure labels, few large losses": (SURE, Model(0.9, 0.5), Model(3.0, 2.0), 0.5),
 }
+BINNED: tuple[tuple[str, Scheme, str, int], ...] = (
+    ("equal width", "width", "calibrated", 200),
+    ("equal width", "width", "a little over-confident", 200),
+    ("equal width", "width", "sure labels, over-confident", 200),
+    ("equal mass", "mass", "sure labels, over-confident", 200),
+    ("equal mass", "mass", "calibrated", 1000),
+    ("equal width", "width", "sure labels, over-confident", 1000),
+)
 
 
 def cases() -> dict[str, tuple[str, Any]]:
@@ -118,6 +131,53 @@ def cases() -> dict[str, tuple[str, Any]]:
         ("one stream is nearly all", Shares(3.0, 0.3, 0.3, 200, False)),
         ("skewed", Shares(0.6, 0.3, 0.0, 200, True)),
     ]
+    found += [
+        (f"{bins}, {model}, n = {n:,}", BinnedError(*ONE_MODEL[model], scheme, n)) for bins, scheme, model, n in BINNED
+    ]
+    found += [
+        (f"{a:g} of {n:,} and {b:g} of {m:,}", Difference(a, n, b, m))
+        for a, n, b, m in (
+            (0.5, 100, 0.5, 100),
+            (0.9, 50, 0.8, 50),
+            (0.02, 50, 0.02, 50),
+            (0.02, 200, 0.05, 200),
+            (0.1, 30, 0.2, 300),
+            (0.98, 400, 0.99, 400),
+        )
+    ]
+    found += [
+        (f"{members} runs, evaluation {at} of 20", Parting(0.05, 0.02, members, 20, at))
+        for members in (20, 100, 400)
+        for at in (2, 8, 18)
+    ]
+    found += [
+        (f"{runs} runs, {examples} examples" + (", some runs luckier" if luck else ""), Alike(runs, examples, luck))
+        for runs, examples, luck in ((10, 300, 0.0), (50, 300, 0.1))
+    ]
+    found += [
+        (f"{words}, {configs} configurations of {seeds} seeds", Inverted(agreement, noise, configs, seeds))
+        for words, agreement, noise, configs, seeds in (
+            ("hardly alike", 0.0, 0.3, 30, 8),
+            ("half alike", 0.5, 1.0, 30, 20),
+            ("nearly alike", 0.9, 0.3, 30, 8),
+        )
+    ]
+    found += [
+        (
+            f"noise {noise:g}, {configs} configurations of {seeds} seeds" + ("" if same else ", then of fresh ones"),
+            Kept(noise, configs, seeds, same),
+        )
+        for noise, configs, seeds, same in ((0.5, 30, 5, True), (1.5, 30, 5, False))
+    ]
+    found += [
+        (f"{words}, {case.searches} searches", case)
+        for words, case in (
+            ("one sees better", Selected((0.5, 1.0), 0.5, 5, 16, False)),
+            ("one sees better", Selected((0.5, 1.0), 0.5, 50, 16, False)),
+            ("mostly the same choice", Selected((0.5, 0.55), 0.99, 50, 16, False)),
+            ("skewed scores", Selected((0.5, 1.0), 0.5, 50, 16, True)),
+        )
+    ]
     return {folder(case): (name, case) for name, case in found}
 
 
@@ -168,7 +228,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         notes=(
             "rows whose target is met, of those with one: a count of these rows, which were not drawn from any others",
             RULE,
-            NOT_TRIED,
+            NO_TARGET,
             *shortfalls(rows),
         ),
     )
@@ -199,20 +259,35 @@ def shortfalls(rows: list[dict[str, Any]]) -> list[str]:
 GROUPS = (
     *(f"{name}, n = {n}" for name in ("loss L", "refinement R", "ΔL", "ΔR", "O/K contrast") for n in ("200", "2,000")),
     "accuracy (Wilson)",
+    "difference of shares (Newcombe)",
     "ΔA (Bonett–Price)",
     "ΔA in clusters of examples",
     "ΔA over seeds × examples",
     "C = 0: lower bound not above 0",
     "calibration C, nC ≥ 100",
     "calibration C, nC < 100",
+    "expected calibration error",
+    "no miscalibration of a calibrated model",
     "mean over 5 seeds",
     "mean over 20 seeds",
     "mean over 50 seeds",
     "ΔL over seeds × examples",
+    "difference between selectors",
     "confidence set of t_X",
+    "onset curve (Wilson)",
+    "Kaplan–Meier",
     "τ_b over 30 configurations",
     "τ_b over 60 configurations",
+    "share of inverted pairs",
+    "order kept by a metric",
+    "order kept in the better half",
+    "rank correlation with a fresh measurement",
     *(share_name(kind, stream) for stream in ("data", "init", "order") for kind in ("first", "total")),
+    "variance between runs over err/2n",
+    "variance by independent errors over err/2n",
+    "variance of the error rate on the distribution",
+    "disagreement of runs",
+    "disagreement minus error",
     "no false onset on a flat tail",
     "no false divergence, two groups of seeds",
     "no divergence by a no-op",

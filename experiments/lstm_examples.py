@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import Onset, best_evaluation, logrank_p, onset, seed_curve, survival
+from lossjax.analysis.plateaus import Plateaus, held_out_records, plateaus
 from lossjax.analysis.proportions import newcombe, wilson
-from lossjax.analysis.regimes import Flat, longest_window, observed_windows, seed_windows, windows
+from lossjax.analysis.regimes import Flat, seed_windows, windows
 from lossjax.analysis.resampling import difference_interval, mean_interval
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
@@ -132,9 +134,7 @@ class Runs:
     finite: np.ndarray  # [member]; arrays below are of the finite ones unless it is said
     seeds: np.ndarray
     metrics: Mapping[str, np.ndarray]  # [member, eval]
-    plateau: np.ndarray  # longest held-out P window, share of training; neither at the ceiling nor at chance
-    plateau_by_estimate: np.ndarray  # the same where the estimates of ΔL and ΔA are taken for certain
-    plateau_at_limit: np.ndarray  # the same at the ceiling or at chance
+    plateaus: Plateaus
     turn: np.ndarray  # epoch of the lowest validation loss
     onset: Onset  # of every member, on test, against the best validation loss
     last_regime: np.ndarray  # of every member: letter on test from the best validation loss to the end, or "N"
@@ -151,22 +151,13 @@ class Runs:
     def onset_epochs(self) -> np.ndarray:
         return self.epochs[self.onset.evaluation]
 
-    def share(self, longest: np.ndarray) -> lj.Interval:
-        """Runs whose longest window counts, of all members, the non-finite ones in the denominator."""
-        return wilson(int((longest >= PLATEAU).sum()), self.num_members)
-
 
 def summarise(history: lj.History) -> Runs:
     finite = history[history.finite]
     metrics = finite.metrics
     chance = 1 / history.info["num_classes"]
-    pooled = windows(
-        np.concatenate([metrics["val_example_loss"], metrics["test_example_loss"]], axis=2),
-        np.concatenate([metrics["val_example_correct"], metrics["test_example_correct"]], axis=2),
-        chance=chance,
-        flat=FLAT,
-    )
-    observed = observed_windows(*(held_out_mean(metrics, name) for name in ("loss", "accuracy")), flat=FLAT)
+    pooled = windows(*held_out_records(finite), chance=chance, flat=FLAT)
+    held_out = (held_out_mean(metrics, name) for name in ("loss", "accuracy"))
     losses = metrics["test_example_loss"]
     test = windows(
         losses,
@@ -194,9 +185,7 @@ def summarise(history: lj.History) -> Runs:
         finite=history.finite,
         seeds=finite.seeds["data"],
         metrics={name: array for name, array in metrics.items() if array.ndim == 2},
-        plateau=longest_window(pooled.letters, finite.steps, among=pooled.interior),
-        plateau_by_estimate=longest_window(observed.letters, finite.steps, among=pooled.interior),
-        plateau_at_limit=longest_window(pooled.letters, finite.steps, among=~pooled.interior),
+        plateaus=plateaus(history, pooled, *held_out, shortest=PLATEAU, flat=FLAT),
         turn=finite.epochs[best_loss],
         onset=onset(letters, first, nonfinite=broke),
         last_regime=last,
@@ -211,15 +200,15 @@ def held_out_mean(metrics: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     runs = {name: summarise(histories[name]) for name in histories}
-    verdicts = [*plateau_verdicts(runs), *feature_verdicts(runs), *layer_verdicts(runs)]
+    verdicts = corrected([*plateau_verdicts(runs), *feature_verdicts(runs), *layer_verdicts(runs)], compared_with)
     return lj.Findings(
-        verdicts=tuple(verdicts),
+        verdicts=verdicts,
         numbers=numbers(runs),
         tables={
             "curves": curve_table(runs),
             "onset": onset_table(runs),
             "regimes": regime_table(runs),
-            "contrasts": contrast_table(runs),
+            "contrasts": contrast_table(runs, {verdict.rule: verdict.outcome for verdict in verdicts}),
         },
         notes=(
             "Every seed has a training set, held-out examples and, with learnable labels, a teacher of its own, so "
@@ -236,7 +225,8 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
 
 def false_plateaus(runs: Mapping[str, Runs]) -> str:
     """Of random labels: plateaus that count although there can be none."""
-    shares = {name: cell.share(cell.plateau) for name, cell in runs.items() if name.startswith("random-")}
+    of_random = {name: cell.plateaus for name, cell in runs.items() if name.startswith("random-")}
+    shares = {name: found.share(found.resolved) for name, found in of_random.items()}
     told = "; ".join(
         f"{name.removeprefix('random-')} {100 * share.estimate:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}]"
         for name, share in shares.items()
@@ -249,11 +239,23 @@ def false_plateaus(runs: Mapping[str, Runs]) -> str:
     )
 
 
+def compared_with(verdict: lj.Verdict) -> tuple[float]:
+    """The limit of its rule."""
+    limit = {
+        C1_RULE: 0.5,
+        C3_ONSET_RULE: -ONE_EPOCH,
+        C3_TURN_RULE: -ONE_EPOCH,
+        C3_PLATEAU_RULE: FIVE_POINTS,
+        C4_RULE: HALF_POINT,
+    }[verdict.rule]
+    return (limit,)
+
+
 def plateau_verdicts(runs: Mapping[str, Runs]) -> list[lj.Verdict]:
     found = []
     for workload, size in WORKLOADS.items():
         cell = runs[f"teacher-{size}"]
-        share, by_estimate = cell.share(cell.plateau), cell.share(cell.plateau_by_estimate)
+        share, by_estimate = (cell.plateaus.share(one) for one in (cell.plateaus.resolved, cell.plateaus.by_estimate))
         outcome = judge(share, threshold=0.5)
         if outcome == "refuted" and judge(by_estimate, threshold=0.5) != "refuted":
             outcome = "unresolved"
@@ -373,7 +375,7 @@ def population_regimes(runs: Mapping[str, Runs]) -> list[str]:
 
 
 def plateau_difference(a: Runs, b: Runs) -> lj.Interval:
-    counts = [int((runs.plateau >= PLATEAU).sum()) for runs in (a, b)]
+    counts = [runs.plateaus.count(runs.plateaus.resolved) for runs in (a, b)]
     return newcombe(counts[0], a.num_members, counts[1], b.num_members)
 
 
@@ -384,18 +386,9 @@ def paired(a: Runs, b: Runs, values_a: np.ndarray, values_b: np.ndarray) -> lj.I
 
 
 def numbers(runs: Mapping[str, Runs]) -> dict[str, lj.Interval]:
-    found = {}
+    found: dict[str, lj.Interval] = {}
     for name, cell in runs.items():
-        found[f"{name}: runs not finite"] = wilson(int((~cell.finite).sum()), cell.num_members)
-        found[f"{name}: runs with a held-out plateau"] = cell.share(cell.plateau)
-        found[f"{name}: … by estimates alone, resolved or not"] = cell.share(cell.plateau_by_estimate)
-        found[f"{name}: … at the ceiling or at chance, counted apart"] = cell.share(cell.plateau_at_limit)
-        for label, loss in (("training loss", "train_loss"), ("the last batch's loss", "batch_loss")):
-            # on the training set nothing was sampled: falling by more than δ, flat within ±δ
-            losses = cell.metrics[loss][:, 1:]  # before any step there is no last batch
-            seen = observed_windows(losses, cell.metrics["train_accuracy"][:, 1:], flat=FLAT)
-            longest = longest_window(seen.letters, cell.epochs[1:], among=~seen.ceiling)
-            found[f"{name}: runs with a plateau of training accuracy below 100 %, by {label}"] = cell.share(longest)
+        found |= cell.plateaus.numbers(name)
         found[f"{name}: runs with onset"] = cell.onset.share()
         found[f"{name}: runs undecided at the end"] = wilson(int(cell.undecided.sum()), cell.num_members)
         found[f"{name}: epoch of the lowest validation loss"] = mean_interval(cell.turn)
@@ -453,7 +446,7 @@ def regime_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     )
 
 
-def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def contrast_table(runs: Mapping[str, Runs], outcomes: Mapping[str, str]) -> dict[str, np.ndarray]:
     """C3's contrasts one at a time, and C4's. An outcome has only what its rule is about: W1 → W2, learnable labels."""
     rows: list[dict[str, Any]] = []
 
@@ -482,9 +475,9 @@ def contrast_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
             earlier = difference_interval(a.onset_epochs, b.onset_epochs)
             add(f"onset {task}", label, earlier, "")
             turn = difference_interval(a.turn, b.turn)
-            add(f"turn {task}", label, turn, judge(turn, threshold=-ONE_EPOCH, claim="less") if claimed else "")
+            add(f"turn {task}", label, turn, outcomes[C3_TURN_RULE] if claimed else "")
             more = plateau_difference(a, b)
-            add(f"plateau {task}", label, more, judge(more, threshold=FIVE_POINTS) if claimed else "")
+            add(f"plateau {task}", label, more, outcomes[C3_PLATEAU_RULE] if claimed else "")
             gain = paired(a, b, a.best_accuracy, b.best_accuracy)
             add(f"accuracy {task}", label, gain, "")
     return table(rows)

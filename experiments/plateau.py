@@ -9,14 +9,17 @@ plateau is one in which loss falls and accuracy is flat (P).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
+from lossjax.analysis.interval import Intervals
 from lossjax.analysis.onset import best_evaluation, seed_curve
-from lossjax.analysis.proportions import wilson
-from lossjax.analysis.regimes import Flat, longest_window, observed_windows, windows
+from lossjax.analysis.plateaus import HELD_OUT, Plateaus, held_out_records, plateaus
+from lossjax.analysis.proportions import wilson, wilson_intervals
+from lossjax.analysis.regimes import DIVERGENCE, Flat, observed_windows, windows
 from lossjax.analysis.resampling import mean_interval, mean_share_interval
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
@@ -103,37 +106,29 @@ class Runs:
     epochs: np.ndarray  # [eval]
     metrics: Mapping[str, np.ndarray]  # [finite member, eval]
     letters: np.ndarray  # [finite member, start] regime of the window of 20 % of training that begins there
-    plateau: np.ndarray  # [finite member] longest P window, share of training; neither at the ceiling nor at chance
-    plateau_by_estimate: np.ndarray  # the same where the estimates of ΔL and ΔA are taken for certain
-    plateau_at_limit: np.ndarray  # the same at the ceiling or at chance
+    plateaus: Plateaus
     flat: np.ndarray  # [finite member, start] training loss falls, held-out accuracy is flat, in the interior
     falls: np.ndarray  # [finite member, start] held-out loss: "-", "0", "+" or "?"
     falls_by_estimate: np.ndarray  # [finite member, start] whether it falls by its estimate
-
-    def share(self, longest: np.ndarray) -> lj.Interval:
-        """Runs whose longest window counts, of all members, the non-finite ones in the denominator."""
-        return wilson(int((longest >= PLATEAU - 1e-9).sum()), self.num_members)
 
     def among_flat(self, chosen: np.ndarray) -> lj.Interval:
         """Of each run's flat windows, the share that is chosen; mean over the runs that have any."""
         counts = self.flat.sum(axis=1)
         have = counts > 0
-        if have.sum() < 2:
-            return lj.Interval(float("nan"), float("nan"), float("nan"))
-        return mean_share_interval((self.flat & chosen)[have].sum(axis=1) / counts[have])
+        shares = (self.flat & chosen)[have].sum(axis=1) / counts[have]
+        if len(shares) < 2:
+            return lj.Interval.without_bounds(*shares)
+        return mean_share_interval(shares)
 
 
 def summarise(history: lj.History) -> Runs:
     finite = history[history.finite]
     metrics = {name: array.astype(np.float64) for name, array in finite.metrics.items() if array.ndim == 2}
-    losses, correct = (
-        np.concatenate([finite.metrics[f"{split}_example_{what}"] for split in ("val", "test")], axis=2)
-        for what in ("loss", "correct")
-    )
-    sizes = [finite.metrics[f"{split}_example_loss"].shape[2] for split in ("val", "test")]
+    losses, correct = held_out_records(finite)
+    sizes = [finite.metrics[f"{split}_example_loss"].shape[2] for split in HELD_OUT]
     for what in ("loss", "accuracy", "refinement"):
         metrics[f"held_out_{what}"] = np.average(
-            [metrics[f"{split}_{what}"] for split in ("val", "test")], axis=0, weights=sizes
+            [metrics[f"{split}_{what}"] for split in HELD_OUT], axis=0, weights=sizes
         )
     found = windows(
         losses,
@@ -143,7 +138,6 @@ def summarise(history: lj.History) -> Runs:
         refined_losses=np.broadcast_to(metrics["held_out_refinement"][..., None], losses.shape),
         flat=FLAT,
     )
-    observed = observed_windows(metrics["held_out_loss"], metrics["held_out_accuracy"], flat=FLAT)
     training = observed_windows(metrics["train_loss"], metrics["train_accuracy"], flat=FLAT)
     start = np.arange(finite.num_evals - WINDOW)
     window = (slice(None), start, start + WINDOW)
@@ -152,9 +146,14 @@ def summarise(history: lj.History) -> Runs:
         epochs=finite.epochs,
         metrics=metrics,
         letters=found.letters[window],
-        plateau=longest_window(found.letters, finite.steps, among=found.interior),
-        plateau_by_estimate=longest_window(observed.letters, finite.steps, among=found.interior),
-        plateau_at_limit=longest_window(found.letters, finite.steps, among=~found.interior),
+        plateaus=plateaus(
+            history,
+            found,
+            metrics["held_out_loss"],
+            metrics["held_out_accuracy"],
+            shortest=PLATEAU,
+            flat=FLAT,
+        ),
         flat=(training.loss[window] == "-") & (found.accuracy[window] == "0") & found.interior[window],
         falls=found.loss[window],
         falls_by_estimate=np.diff(metrics["held_out_loss"][:, [start, start + WINDOW]], axis=1)[:, 0] < 0,
@@ -169,16 +168,17 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             if task.endswith("digits"):
                 history = history.select(label_noise=NOISE if task.startswith("noisy-") else 0.0)
             runs[f"{task}-{model}"] = summarise(history)
+    of_lstms = {name: plateau_verdict(name, found) for name, found in runs.items() if name.endswith("-lstm")}
+    verdicts = corrected(
+        [*of_lstms.values(), *(overfitting_verdict(name, found) for name, found in runs.items())], lambda _: (0.5,)
+    )
     return lj.Findings(
-        verdicts=(
-            *(plateau_verdict(name, runs[name]) for name in runs if name.endswith("-lstm")),
-            *(overfitting_verdict(name, runs[name]) for name in runs),
-        ),
+        verdicts=verdicts,
         numbers={key: value for name in runs for key, value in numbers(called(name), runs[name]).items()},
         tables={
             "regimes": regime_table(runs),
             "plateaus": plateau_table(runs),
-            "shares": share_table(runs),
+            "shares": share_table(runs, {name: one.outcome for name, one in zip(of_lstms, verdicts, strict=False)}),
             "curves": curve_table(runs),
         },
         notes=(
@@ -206,7 +206,7 @@ def scope(name: str) -> str:
 
 
 def plateau_verdict(name: str, runs: Runs) -> lj.Verdict:
-    share, by_estimate = runs.share(runs.plateau), runs.share(runs.plateau_by_estimate)
+    share, by_estimate = (runs.plateaus.share(one) for one in (runs.plateaus.resolved, runs.plateaus.by_estimate))
     outcome = judge(share, threshold=0.5)
     if outcome == "refuted" and judge(by_estimate, threshold=0.5) != "refuted":
         outcome = "unresolved"
@@ -249,18 +249,7 @@ def overfitting_verdict(name: str, runs: Runs) -> lj.Verdict:
 
 
 def numbers(name: str, runs: Runs) -> dict[str, lj.Interval]:
-    found = {
-        f"{name}: runs not finite": wilson(runs.num_members - len(runs.plateau), runs.num_members),
-        f"{name}: runs with a held-out plateau": runs.share(runs.plateau),
-        f"{name}: … by estimates alone, resolved or not": runs.share(runs.plateau_by_estimate),
-        f"{name}: … at the ceiling or at chance, counted apart": runs.share(runs.plateau_at_limit),
-    }
-    for label, loss in (("training loss", "train_loss"), ("the last batch's loss", "batch_loss")):
-        # on the training set nothing was sampled: falling by more than δ, flat within ±δ
-        losses = runs.metrics[loss][:, 1:]  # before any step there is no last batch
-        seen = observed_windows(losses, runs.metrics["train_accuracy"][:, 1:], flat=FLAT)
-        longest = longest_window(seen.letters, runs.epochs[1:], among=~seen.ceiling)
-        found[f"{name}: runs with a plateau of training accuracy below 100 %, by {label}"] = runs.share(longest)
+    found = runs.plateaus.numbers(name)
     found[f"{name}: runs with a window of falling training loss and flat held-out accuracy"] = wilson(
         int(runs.flat.any(axis=1).sum()), runs.num_members
     )
@@ -280,52 +269,49 @@ def unanswered(name: str, runs: Runs) -> list[str]:
 # What is plotted ---------------------------------------------------------------------------------------------------
 
 LETTERS = ("P", "O", "K", "S", "G", "W", "N")
+DIVERGED = "P, O, K or S"  # the lowest four of the stack
 
 
 def regime_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
-    """Share of all members in each regime, by where the window of 20 % of training begins; non-finite count as N."""
+    """Share of all members in each regime, by where the window of 20 % of training begins; non-finite count as N.
 
-    def share(found: Runs, letter: str) -> np.ndarray:
+    Runs have seeds of their own, so they are what was sampled, one number each: Wilson's intervals, at each window.
+    """
+
+    def share(found: Runs, letters: Sequence[str]) -> Intervals:
         missing = found.num_members - len(found.letters)
-        counts = (found.letters == letter).sum(axis=0) + (missing if letter == "N" else 0)
-        return np.asarray(counts / found.num_members)
+        counts = np.isin(found.letters, letters).sum(axis=0) + (missing if "N" in letters else 0)
+        return wilson_intervals(counts, np.full(counts.shape, found.num_members))
 
     return table(
         {
             "cell": name,
             "begin": np.arange(found.letters.shape[1]) / EVALS,
-            "letter": letter,
-            "share": share(found, letter),
+            "letter": called,
+            "share": share(found, letters),
         }
         for name, found in runs.items()
-        for letter in LETTERS
+        for called, letters in {**{letter: (letter,) for letter in LETTERS}, DIVERGED: DIVERGENCE}.items()
     )
 
 
 def plateau_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
     """Regimes of the windows of falling training loss and flat held-out accuracy; each run with any counts once."""
-
-    def share(found: Runs, letter: str) -> float:
-        counts = found.flat.sum(axis=1)
-        have = counts > 0
-        mine = (found.flat & (found.letters == letter))[have].sum(axis=1) / counts[have]
-        return float(mine.mean()) if have.any() else float("nan")
-
     return table(
         {
             "cell": name,
             "runs": int(found.flat.any(axis=1).sum()),
-            **{letter: share(found, letter) for letter in LETTERS},
+            **{letter: found.among_flat(found.letters == letter) for letter in LETTERS},
         }
         for name, found in runs.items()
     )
 
 
-def share_table(runs: Mapping[str, Runs]) -> dict[str, np.ndarray]:
+def share_table(runs: Mapping[str, Runs], outcomes: Mapping[str, str]) -> dict[str, np.ndarray]:
     """Share of runs with a held-out plateau, for every model; the outcome for LSTMs."""
     return table(
-        {"cell": name, "share": verdict.estimate, "outcome": verdict.outcome if name.endswith("-lstm") else ""}
-        for name, verdict in ((name, plateau_verdict(name, found)) for name, found in runs.items())
+        {"cell": name, "share": found.plateaus.share(found.plateaus.resolved), "outcome": outcomes.get(name, "")}
+        for name, found in runs.items()
     )
 
 
@@ -354,12 +340,17 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
 
     def over_time(name: str) -> panels.RegimesOverTime:
         task, model = name.rsplit("-", 1)
-        mine = {letter: (regimes["cell"] == name) & (regimes["letter"] == letter) for letter in LETTERS}
+
+        def of(letter: str) -> np.ndarray:
+            return np.asarray((regimes["cell"] == name) & (regimes["letter"] == letter))
+
+        mine = {letter: of(letter) for letter in LETTERS}
         return panels.RegimesOverTime(
             TASK_NAMES[task],
             MODEL_NAMES[model],
             regimes["begin"][mine["P"]],
             {letter: regimes["share"][rows] for letter, rows in mine.items()},
+            diverged=Intervals(*(regimes[column][of(DIVERGED)] for column in with_bounds("share"))),
         )
 
     def curve(name: str, metric: str, label: str) -> plots.Curve:
@@ -404,7 +395,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 [over_time(name) for name in cells], x_label="start of the window, which lasts 20 % of training"
             ),
             "Share of runs in each regime, on held-out examples, of the window of 20 % of training that begins at each "
-            "evaluation.",
+            "evaluation. Whiskers: the share that diverges (P, O, K or S) with its 95 % interval over runs; those of "
+            "each regime are in regimes.csv.",
         ),
         "plateau_shares": lj.Figure(
             plots.contrasts(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval
 from lossjax.analysis.selection import winner_weights
@@ -221,7 +222,11 @@ def pools_of(histories: Mapping[str, lj.History], name: str) -> list[Runs]:
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     pools = {name: pools_of(histories, name) for name in TASK_NAMES}
     return lj.Findings(
-        verdicts=tuple(verdict(name, pools[name]) for name in TASK_NAMES),
+        verdicts=corrected(
+            [verdict(name, pools[name]) for name in TASK_NAMES],
+            lambda _: (SMALLEST,),
+            num_units=lambda _: min(map(len, pools.values())),
+        ),
         numbers={key: value for name in TASK_NAMES for key, value in numbers(name, pools[name]).items()},
         tables={"advantage": advantage_table(pools)},
         notes=(

@@ -14,6 +14,7 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.components import Components, components
+from lossjax.analysis.families import corrected
 from lossjax.analysis.spread import Spread, spread_of, spread_over_draws
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
@@ -198,7 +199,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         parts |= {(name, metric): components([history], metric) for metric in METRICS}
         courses[name] = course(history, task)
     return lj.Findings(
-        verdicts=tuple(verdict for name in RUN_NAMES for verdict in verdicts(name, courses[name])),
+        verdicts=corrected([one for name in RUN_NAMES for one in verdicts(name, courses[name])], compared_with),
         numbers={
             **{
                 key: value
@@ -286,6 +287,15 @@ def verdicts(name: str, found: Course) -> list[lj.Verdict]:
             note=f"disagreement {last.disagreement}, error {last.error}",
         ),
     ]
+
+
+def compared_with(verdict: lj.Verdict) -> tuple[float, ...]:
+    """The limits of its rule."""
+    return {
+        VARIANCE_STATEMENT: (1 - RATIO, 1 + RATIO),
+        BOUND_STATEMENT: (1.0,),
+        DISAGREEMENT_STATEMENT: (-GAP, GAP),
+    }[verdict.statement]
 
 
 def pp(share: lj.Interval) -> str:

@@ -8,21 +8,20 @@ after recalibration, and by accuracy.
   that it forgoes.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 import lossjax as lj
-from lossjax.analysis.arms import Stop, arm
-from lossjax.analysis.contrasts import Limits, Measure, Pair, measured_together
+from lossjax.analysis.arms import Stop
+from lossjax.analysis.contrasts import Limits, Measure, measured_together
 from lossjax.analysis.findings import Outcome
 from lossjax.analysis.onset import seed_curve
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.regimes import Flat
-from lossjax.analysis.selection import SelectionRegret, selection_regret
 from lossjax.analysis.significance import holm, mean_beyond_p
+from lossjax.analysis.stopping import Stopped, stopped
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
@@ -39,6 +38,7 @@ C12_RULE = (
     "the loss's interval lies above −0.01 nats; else unresolved"
 )
 PATIENCE = 5  # evaluations, about a sixth of training as in remedies
+STOP = Stop("loss", "lowest", PATIENCE)
 FLAT = Flat(loss=0.02, accuracy=0.02)  # of one run by its estimates
 LIMITS = Limits(paid=SMALLEST, parted=0.1, loss=MOST_LOSS, accuracy=MOST_ACCURACY, nonfinite=0.05)
 C12_AMENDED = (
@@ -116,7 +116,6 @@ def sweep(scale: str) -> lj.Sweep:
 
 # What is concluded -------------------------------------------------------------------------------------------------
 
-METRICS = ("loss", "refinement", "brier", "accuracy")
 JUDGES = {
     "loss": ("test loss", "nats"),
     "refinement": ("recalibrated test loss", "nats"),
@@ -132,87 +131,13 @@ RULES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stopped:
-    """One place: what every rule keeps of every run, and what that is worth on test."""
-
-    num_members: int
-    progress: np.ndarray  # [eval] share of training done
-    finite: np.ndarray  # [seed]
-    test: Mapping[str, np.ndarray]  # metric → [seed, eval]
-    kept: Mapping[str, np.ndarray]  # rule → [seed] the evaluation it keeps
-    regret: SelectionRegret  # rules by judges
-    over_seeds: SelectionRegret  # the same with the test examples held fixed
-    pair: Pair  # stopped with patience against trained to the end
-    shared: bool  # whether all runs have the same test examples
-
-    def judged(self, rule: str, metric: str) -> np.ndarray:
-        """[seed] of the finite: the test value of what the rule keeps."""
-        return np.asarray(self.test[metric][self.finite, self.kept[rule][self.finite]])
-
-    def difference(self, rule: str, other: str, metric: str, *, fixed: bool = False) -> lj.Interval:
-        """Judged value when stopped by ``rule`` minus by ``other``; on these test examples if they are ``fixed``."""
-        found = self.over_seeds if fixed else self.regret
-        one, two = (found.selectors.index(name) for name in (rule, other))
-        return found.difference[one, two, found.judges.index(metric)]
-
-
-def scores(val: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rule → [seed, eval] what it is to be lowest in. Rules of accuracy take the first, or the last, of the tied."""
-    order = 1e-9 * np.arange(val["loss"].shape[1])
-    error = 1 - val["accuracy"]
-    return {
-        "loss": val["loss"],
-        "refinement": val["refinement"],
-        "brier": val["brier"],
-        "accuracy": error + order,
-        "error": error - order,
-        "end": np.where(np.isfinite(val["loss"]), -order, np.nan),
-    }
-
-
-EXAMPLES = {"loss": "loss", "refinement": "refined_loss", "accuracy": "correct"}  # metric → its record
-
-
-def summarise(history: lj.History) -> Stopped:
-    shared = "test_example_loss" in history.metrics
-    val, test = (
-        {name: np.asarray(history.metrics[f"{split}_{name}"], np.float64) for name in METRICS}
-        for split in ("val", "test")
-    )
-    by_rule = scores(val)
-    # evaluations in the place of configurations, runs in that of searches; lower is better in every score here
-    over_seeds = regret = selection_regret(by_rule, test, higher=())
-    if shared:
-        examples = {name: history.metrics[f"test_example_{record}"] for name, record in EXAMPLES.items()}
-        regret = selection_regret(by_rule, with_gaps(examples, history.finite, test["loss"]), higher=())
-    stopped = arm(history, flat=FLAT, stop=Stop("loss", "lowest", PATIENCE), shared_examples=shared)
-    return Stopped(
-        num_members=history.num_members,
-        progress=history.steps / history.steps[-1],
-        finite=history.finite,
-        test=test,
-        kept={rule: np.where(np.isfinite(cost), cost, np.inf).argmin(axis=1) for rule, cost in by_rule.items()},
-        regret=regret,
-        over_seeds=over_seeds,
-        pair=Pair(stopped, arm(history, flat=FLAT, shared_examples=shared)),
-        shared=shared,
-    )
-
-
-def with_gaps(examples: Mapping[str, np.ndarray], finite: np.ndarray, losses: np.ndarray) -> dict[str, np.ndarray]:
-    """[seed, eval, example] as float64, nan where a run that broke has no finite loss: correctness has no nan."""
-    broken = ~np.isfinite(losses) & ~finite[:, None]
-    return {name: np.where(broken[..., None], np.nan, values.astype(np.float64)) for name, values in examples.items()}
-
-
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     found = {}
     for name in PLACE_NAMES:
         history = histories[name.removeprefix("noisy-")]
         if name.endswith("digits"):
             history = history.select(label_noise=NOISE if name.startswith("noisy-") else 0.0)
-        found[name] = summarise(history)
+        found[name] = stopped(history, STOP, flat=FLAT)
     return lj.Findings(
         verdicts=verdicts(found),
         numbers={key: value for name in found for key, value in numbers(PLACE_NAMES[name], found[name]).items()},

@@ -5,17 +5,18 @@ configuration is selected by its accuracy, its loss, its Brier score or its loss
 four on test. Claim C10: accuracy is a poor metric, and a proper score the better guide.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 import lossjax as lj
+from lossjax.analysis.families import corrected
 from lossjax.analysis.interval import Intervals
 from lossjax.analysis.proportions import wilson
-from lossjax.analysis.reliability import Reliability, metric_reliability
-from lossjax.analysis.selection import SelectionRegret, example_scores, selection_regret, validation_scores
+from lossjax.analysis.reliability import Reliability
+from lossjax.analysis.searches import Scores, random_searches, reliabilities, scores_of_runs
+from lossjax.analysis.selection import SelectionRegret
 from lossjax.analysis.tables import table, with_bounds
 from lossjax.analysis.verdicts import judge
 
@@ -109,43 +110,14 @@ def sweep(scale: str) -> lj.Sweep:
 # What is concluded -------------------------------------------------------------------------------------------------
 
 METRICS = {"accuracy": "accuracy", "loss": "loss", "brier": "Brier score", "refinement": "loss at T*"}
-PARTS = (0.4, 0.7)  # where validation ends and where test does; the third part is the oracle's
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
-    """By metric; nan where a run was not finite."""
-
-    validation: Mapping[str, np.ndarray]  # [size, seed, config]
-    test: Mapping[str, np.ndarray]  # [seed, config]
-    third: Mapping[str, np.ndarray]  # [seed, config]: by these the oracle chooses
-    examples: Mapping[str, np.ndarray] | None = None  # [seed, config, example] of test, where all seeds have the same
 
 
 def score_runs(history: lj.History, task: Any) -> Scores:
-    """Scores every run on validation sets of its own, on test, and on the third part of its held-out examples.
-
-    The examples are dealt once into the three parts; each seed draws its validation sets from the first.
-    """
     logits, labels = held_out(history, task)
     num_seeds = len(np.unique(history.seeds["init"]))
     logits = logits.reshape(num_seeds, -1, *logits.shape[1:])  # members are seed-major
-    order = np.random.default_rng(0).permutation(len(labels))
-    validation, test, third = np.split(order, [round(share * len(order)) for share in PARTS])
-    found: list[list[dict[str, np.ndarray]]] = [[], [], []]
-    for seed, runs in enumerate(logits):
-        found[0].append(validation_scores(runs[:, validation], labels[validation], SIZES, seed=seed))
-        for scores, part in zip(found[1:], (test, third), strict=True):
-            scores.append(example_scores(runs[:, part], labels[part], seed=seed))
-    on_validation = {m: np.stack([scores[m] for scores in found[0]], axis=1) for m in METRICS}
-    on_test, on_third = ({m: np.stack([scores[m] for scores in part]) for m in METRICS} for part in found[1:])
-    mean_test, mean_third = ({m: values.mean(axis=2) for m, values in part.items()} for part in (on_test, on_third))
-    return Scores(
-        on_validation,
-        mean_test,
-        mean_third,
-        examples=on_test if task is not None and task.shared else None,
-    )
+    shared = task is not None and task.shared
+    return scores_of_runs(logits, labels, SIZES, shared_examples=shared, metrics=tuple(METRICS))
 
 
 def held_out(history: lj.History, task: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -158,47 +130,23 @@ def held_out(history: lj.History, task: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.where(history.finite[:, None, None], logits, np.nan), labels
 
 
-def select(scores: Scores, *, crossed: bool = True) -> SelectionRegret:
-    """Several searches on each seed's data, each among configurations of its own: the seed is the unit.
-
-    With ``crossed``, and where all seeds share their test examples, so is the example.
-    """
-    num_seeds, num_configs = scores.test["loss"].shape
-    rng = np.random.default_rng(0)
-    dealt = np.stack([rng.permutation(num_configs) for _ in range(num_seeds)])
-    configs = dealt.reshape(-1, min(IN_A_SEARCH, num_configs))  # [search, config]
-    seeds = np.repeat(np.arange(num_seeds), len(configs) // num_seeds)
-
-    def searched(by_metric: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {m: values[..., seeds[:, None], configs] for m, values in by_metric.items()}
-
-    validation, test, third = (searched(part) for part in (scores.validation, scores.test, scores.third))
-    if crossed and scores.examples is not None:
-        test = {m: values[seeds[:, None], configs] for m, values in scores.examples.items()}
-    return selection_regret(validation, test, oracle=third, clusters=seeds)
-
-
-def reliabilities(scores: Scores) -> dict[tuple[int, str], Reliability]:
-    """(validation size, metric) → whether so scored, configurations have the order of fresh runs on test."""
-    return {
-        (size, metric): metric_reliability(
-            scores.validation[metric][row].T, scores.test[metric].T, same_seeds=True, higher=metric == "accuracy"
-        )
-        for row, size in enumerate(SIZES)
-        for metric in METRICS
-    }
-
-
 def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
     scores = {name: score_runs(histories[name], TASKS[name]) for name in TASKS}
-    regrets = {name: select(found) for name, found in scores.items()}
-    over_seeds = {name: select(found, crossed=False) for name, found in scores.items() if found.examples is not None}
-    reliable = {name: reliabilities(found) for name, found in scores.items()}
+    regrets = {name: random_searches(found, IN_A_SEARCH) for name, found in scores.items()}
+    over_seeds = {
+        name: random_searches(found, IN_A_SEARCH, crossed=False)
+        for name, found in scores.items()
+        if found.examples is not None
+    }
+    reliable = {name: reliabilities(found, SIZES) for name, found in scores.items()}
     return lj.Findings(
-        verdicts=tuple(
-            verdict(name, size, regrets[name], len(scores[name].test["loss"]), over_seeds.get(name))
-            for name in TASKS
-            for size in JUDGED_SIZES
+        verdicts=corrected(
+            [
+                verdict(name, size, regrets[name], len(scores[name].test["loss"]), over_seeds.get(name))
+                for name in TASKS
+                for size in JUDGED_SIZES
+            ],
+            lambda _: (SMALLEST,),
         ),
         numbers={
             key: value

@@ -242,8 +242,12 @@ def test_a_calibrated_model_shows_its_null_mean():
     found = ece(logits, labels)
     assert found.null_mean > 0.01
     assert found.p_value > 0.01
-    draws = [ece(*drawn(1000, 3, 1.0, seed)).estimate.estimate for seed in range(7, 27)]
-    np.testing.assert_allclose(found.null_mean, np.mean(draws), rtol=0.15)
+    draws = [ece(*drawn(1000, 3, 1.0, seed)) for seed in range(7, 27)]
+    np.testing.assert_allclose(found.null_mean, np.mean([draw.estimate.estimate for draw in draws]), rtol=0.15)
+    # what the test does not reject is in the interval
+    not_rejected = [draw for draw in draws if draw.p_value > 0.05]
+    assert len(not_rejected) > 15
+    assert all(draw.estimate.low <= 0 < draw.estimate.high for draw in not_rejected)
     squares = [ece(*drawn(1000, 3, 1.0, seed), debias=True).estimate.estimate for seed in range(7, 47)]
     assert abs(np.mean(squares)) < 2.5 * np.std(squares) / np.sqrt(40)
 

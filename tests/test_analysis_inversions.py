@@ -10,6 +10,7 @@ from hypothesis import strategies
 from scipy import stats
 
 from lossjax.analysis.inversions import inversions
+from lossjax.analysis.significance import refusal
 
 
 @pytest.fixture
@@ -74,8 +75,8 @@ def test_runs_that_were_not_finite_are_left_out_pair_by_pair():
 
 
 def test_ties_are_kendalls():
-    accuracies = np.repeat(np.array([0.5, 0.5, 0.6, 0.7, 0.7, 0.7, 0.4])[:, None], 5, axis=1)
-    losses = np.repeat(np.array([0.7, 0.7, 0.7, 0.3, 0.5, 0.5, 0.6])[:, None], 5, axis=1)
+    accuracies = np.repeat(np.array([0.5, 0.5, 0.6, 0.7, 0.7, 0.7, 0.4])[:, None], 6, axis=1)
+    losses = np.repeat(np.array([0.7, 0.7, 0.7, 0.3, 0.5, 0.5, 0.6])[:, None], 6, axis=1)
     found = inversions(losses, accuracies, resamples=20)
     np.testing.assert_allclose(found.kendall.estimate, stats.kendalltau(-losses[:, 0], accuracies[:, 0]).statistic)
     # without any noise all that differs in both is resolved
@@ -114,8 +115,8 @@ def test_copies_of_a_configuration_are_never_resolved(missing):
 
 def test_differences_that_are_constant_but_for_rounding():
     """A constant difference is certain, whatever rounding makes of its spread; one of rounding alone is none."""
-    accuracies = np.array([0.1, 0.2, 0.3])[:, None] + np.array([0.7, 0.1, 0.2])
-    seeds = np.array([0.8, 0.9, 1.0])
+    accuracies = np.array([0.1, 0.2, 0.3])[:, None] + np.array([0.7, 0.1, 0.2, 0.3, 0.6, 0.5])
+    seeds = np.array([0.8, 0.9, 1.0, 0.7, 1.1, 1.2])
     losses = np.stack([seeds, np.nextafter(seeds, 2), seeds + 0.1])
     found = inversions(losses, accuracies, resamples=20)
     assert found.relation.tolist() == [[0, 0, -1], [0, 0, -1], [-1, -1, 0]]
@@ -145,11 +146,38 @@ def test_what_temperature_does_to_inversions():
 
 
 def test_nothing_resolved_is_no_rate():
-    losses, accuracies = search(8, 3, 6, noise=5.0)
+    losses, accuracies = search(8, 6, 6, noise=5.0)
     found = inversions(losses, accuracies, tempered_losses=losses, resamples=20)
     assert found.unresolved == 28
     assert np.isnan([found.rate.estimate, found.rate.low, found.fates["persists"].estimate]).all()
     assert found.kendall.low < found.kendall.high
+
+
+@pytest.mark.parametrize("num_seeds", [5, 6])
+def test_too_few_seeds_resolve_no_pair(num_seeds):
+    """However surely they differ: the same number, and the same words, that give ``compare`` no verdict."""
+    losses, accuracies = search(9, num_seeds, 7, noise=1e-6, shared=0.0)
+    found = inversions(losses, accuracies, tempered_losses=losses, resamples=20)
+    assert found.refused == refusal(num_seeds)
+    assert found.kendall.low <= found.kendall.estimate  # which takes no pair for resolved
+    if num_seeds == 5:
+        assert "5 pairs of seeds decide nothing" in found.refused
+        assert (found.unresolved, found.tempered.unresolved) == (36, 36)
+        assert np.isnan([found.rate.estimate, found.rate.low, found.fates["persists"].estimate]).all()
+        # at another level they do
+        assert inversions(losses, accuracies, level=0.9, resamples=20).unresolved == 0
+    else:
+        assert found.refused is None
+        assert found.unresolved == 0
+
+
+def test_a_pair_with_too_few_seeds_in_common_is_not_resolved():
+    losses, accuracies = search(9, 9, 7, noise=1e-6, shared=0.0)
+    losses[0, :2] = losses[1, 2:4] = np.nan  # 7 finite seeds each, of which 5 are the same
+    found = inversions(losses, accuracies, resamples=20)
+    assert found.refused is None
+    assert found.unresolved == 1
+    assert found.relation[0, 1] == 0
 
 
 def test_coverage_of_the_rate_and_of_kendalls_tau():

@@ -6,6 +6,7 @@ from scipy import stats
 
 from lossjax.analysis import onset as timing
 from lossjax.analysis import regimes
+from lossjax.analysis.proportions import wilson
 
 
 def test_the_first_of_tied_extrema():
@@ -147,8 +148,20 @@ def test_kaplan_meier_by_hand():
 def test_survival_without_any_event():
     found = timing.survival(np.array([4.0, 4.0]), np.zeros(2, bool))
     assert found.share.estimate.tolist() == [1.0]
-    assert np.isnan(found.share.low).all()
+    # two members without onset show no more than a share of 0 of two does
+    assert (found.share.low[0], found.share.high[0]) == (pytest.approx(1 - wilson(0, 2).high), 1.0)
     assert timing.logrank_p(np.ones(3), np.zeros(3, bool), np.ones(3), np.zeros(3, bool)) == 1.0
+
+
+def test_survival_before_the_first_event_and_after_the_last():
+    """Of those at risk: a member that left before tells nothing of later times."""
+    found = timing.survival(np.array([1.0, 2, 3, 4, 4, 4]), np.array([False, False, True, True, True, True]))
+    np.testing.assert_allclose(found.share.estimate, [1, 1, 0.75, 0])
+    np.testing.assert_allclose(found.share.low[[0, 1, 3]], [1 - wilson(0, 6).high, 1 - wilson(0, 5).high, 0])
+    np.testing.assert_allclose(found.share.high[[0, 1]], 1)
+    assert found.share.high[3] == pytest.approx(found.share.high[2] * wilson(0, 3).high)
+    at_once = timing.survival(np.full(100, 2.0), np.ones(100, bool))
+    assert (at_once.share.low[0], at_once.share.high[0]) == (0.0, pytest.approx(wilson(0, 100).high))
 
 
 def test_logrank_finds_the_earlier_group():

@@ -1,5 +1,6 @@
 """The coverage simulation: its truths by closed forms, its draws, and what it concludes of counts."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -15,18 +16,24 @@ from lossjax.sweeps.experiment import load_experiment
 
 EXPERIMENT = load_experiment(Path(__file__).parents[1] / "experiments" / "coverage.py")
 coverage = sys.modules[EXPERIMENT.sweep.__module__]
-examples, populations, runs, targets, truth = (
-    importlib.import_module(f"simulated.{part}") for part in ("examples", "populations", "runs", "targets", "truth")
+examples, populations, runs, searches, spread, targets, truth = (
+    importlib.import_module(f"simulated.{part}")
+    for part in ("examples", "populations", "runs", "searches", "spread", "targets", "truth")
 )
 PAIR = truth.Posterior(2, 1.5)
 
 
 @pytest.fixture(autouse=True)
 def _smaller_population(monkeypatch):
+    remembered = (truth.truth, truth.binned_error, searches.inverted_share, searches.kept_in_the_better_half)
     monkeypatch.setattr(truth, "POPULATION", 10**5)
-    truth.truth.cache_clear()
+    monkeypatch.setattr(searches, "SEARCHES", 25)
+    monkeypatch.setattr(searches, "SETS", 2000)
+    for function in remembered:
+        function.cache_clear()
     yield
-    truth.truth.cache_clear()
+    for function in remembered:
+        function.cache_clear()
 
 
 def of_two_classes(function):
@@ -126,6 +133,55 @@ def test_variance_shares_are_those_of_many_draws(case):
     if not case.skewed:
         redrawn = value(data[0], init[0], order[1], noise[0])
         assert total["order"] == pytest.approx(np.mean((base - redrawn) ** 2) / 2 / base.var(), abs=0.015)
+
+
+def errors_of(case, module, draws, monkeypatch):
+    """outcome → [draw] the estimate minus what is taken for true."""
+    monkeypatch.setattr(module, "covers", lambda interval, true: interval.estimate - true)
+    found = [case(seed) for seed in range(draws)]
+    return {outcome: np.array([draw[outcome] for draw in found]) for outcome in case.rows()}
+
+
+def assert_no_bias(errors):
+    """Within four standard errors."""
+    for outcome, values in errors.items():
+        assert abs(values.mean()) < 4 * values.std(ddof=1) / np.sqrt(len(values)), outcome
+
+
+def test_the_binned_error_of_a_model_that_is_nowhere_too_modest():
+    """In no bin do gaps cancel, so it is mean confidence less accuracy, whatever the bins."""
+    more = of_two_classes(lambda p: special.expit(3 * abs(special.logit(p)))) - of_two_classes(lambda p: max(p, 1 - p))
+    for scheme in ("width", "mass"):
+        assert truth.binned_error(PAIR, truth.Model(3.0, 0.0), scheme) == pytest.approx(more, abs=2e-3)
+        assert truth.binned_error(PAIR, truth.Model(1.0, 0.0), scheme) == pytest.approx(0, abs=5e-3)
+
+
+def test_configurations_that_are_all_resolved_are_inverted_as_kendalls_tau_says():
+    tau = 2 / np.pi * np.arcsin(0.5)
+    assert searches.inverted_share(searches.Inverted(0.5, 1e-4, 30, 8)) == pytest.approx((1 - tau) / 2, abs=0.05)
+
+
+@pytest.mark.parametrize("same_seeds", [True, False])
+def test_the_order_kept_is_that_of_many_measurements(same_seeds, monkeypatch):
+    monkeypatch.setattr(searches, "SETS", 10_000)
+    few = functools.partial(searches.metric_reliability, resamples=2)
+    monkeypatch.setattr(searches, "metric_reliability", few)
+    assert_no_bias(errors_of(searches.Kept(1.0, 20, 4, same_seeds), searches, 100, monkeypatch))
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_what_is_selected_is_worth_what_many_searches_say(skewed, monkeypatch):
+    assert_no_bias(errors_of(searches.Selected((0.5, 1.0), 0.5, 15, 16, skewed), searches, 100, monkeypatch))
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.3])
+def test_runs_differ_as_the_moments_say(luck, monkeypatch):
+    assert_no_bias(errors_of(spread.Alike(12, 200, luck), spread, 100, monkeypatch))
+
+
+def test_runs_part_as_their_hazards_say(monkeypatch):
+    errors = errors_of(runs.Parting(0.05, 0.02, 20_000, 20, 8), runs, 3, monkeypatch)
+    assert max(abs(values).max() for values in errors.values()) < 0.012
 
 
 def test_every_case_is_a_draw_of_what_its_rows_name():

@@ -1,5 +1,6 @@
 """The LSTM examples: that runs which stop being finite count."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def history(broken):
         metrics |= {f"{split}_example_loss": losses, f"{split}_example_correct": right}
         metrics |= {f"{split}_loss": losses.mean(axis=2), f"{split}_accuracy": right.mean(axis=2)}
     metrics |= {"test_refinement": np.full((SEEDS, EVALS), 0.4)}
+    falling = np.tile(np.linspace(0.7, 0.2, EVALS), (SEEDS, 1))
+    rising = np.tile(np.linspace(0.2, 0.7, EVALS), (SEEDS, 1))
+    metrics |= {"train_loss": falling, "batch_loss": rising, "train_accuracy": np.full((SEEDS, EVALS), 0.9)}
     status = np.full(SEEDS, -1, np.int32)
     status[:broken] = 60
     for values in metrics.values():
@@ -49,3 +53,22 @@ def test_runs_that_broke_stay_in_the_denominators():
     assert table["N"].tolist() == [2 / 6]
     assert sum(values[0] for name, values in table.items() if name != "cell") == 1.0
     assert some.undecided.mean() == 2 / 6
+
+
+def test_plateaus_are_counted_of_all_runs():
+    """Held out the loss is below its first value until the 6th of 11 intervals; in training it falls throughout."""
+    found = lstm.summarise(history(2)).plateaus
+    np.testing.assert_allclose(found.resolved, 6 / 11)
+    np.testing.assert_allclose(found.by_estimate, 6 / 11)
+    shares = {name.removeprefix("W: "): share.estimate for name, share in found.numbers("W").items()}
+    assert shares == {
+        "runs not finite": 2 / 6,
+        "runs with a held-out plateau": 4 / 6,
+        "… by estimates alone, resolved or not": 4 / 6,
+        "… at the ceiling or at chance, counted apart": 0.0,
+        "runs with a plateau of training accuracy below 100 %, by training loss": 4 / 6,
+        "runs with a plateau of training accuracy below 100 %, by the last batch's loss": 0.0,
+    }
+    # 55 % of training is long enough, and no more
+    assert dataclasses.replace(found, shortest=6 / 11).count(found.resolved) == 4
+    assert dataclasses.replace(found, shortest=0.55).count(found.resolved) == 0

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from lossjax.analysis.attribution import CELLS
+from lossjax.analysis.interval import Intervals
 from lossjax.reports import panels
 from lossjax.reports.plots import OUTCOME_COLOURS, REGIMES
 
@@ -77,10 +78,13 @@ def test_quadrants_carry_their_share_of_the_drop():
 def test_regimes_fill_every_window():
     begin = np.arange(4) / 5
     given = {letter: np.zeros(4) for letter in REGIMES} | {"P": np.full(4, 0.25), "N": np.full(4, 0.75)}
-    rows = [panels.RegimesOverTime("teacher", model, begin, given) for model in ("LSTM", "convolution")]
+    diverged = Intervals(np.full(4, 0.25), np.full(4, 0.2), np.full(4, 0.35))
+    rows = [panels.RegimesOverTime("teacher", model, begin, given, diverged) for model in ("LSTM", "convolution")]
     figure = panels.regimes_along_training(rows, x_label="begin")
     assert len(figure.axes) == 2
     for ax in figure.axes:
         tops = [bar.get_y() + bar.get_height() for bar in ax.patches]
         assert max(tops) == pytest.approx(1.0)
         assert {to_hex(bar.get_facecolor()).upper() for bar in ax.patches} == {REGIMES["P"][1], REGIMES["N"][1]}
+        (whiskers,) = ax.collections
+        np.testing.assert_allclose([line[:, 1] for line in whiskers.get_segments()], [[0.2, 0.35]] * 4)

@@ -67,7 +67,7 @@ def analysed(held_out, **changes):
 
 def test_a_plateau_that_is_no_overfitting():
     runs, plateaus, overfitting = analysed(FALLING)
-    np.testing.assert_array_equal(runs.plateau, 1.0)
+    np.testing.assert_array_equal(runs.plateaus.resolved, 1.0)
     assert (runs.letters == "P").all()
     assert plateaus.outcome == "supported"
     assert overfitting.estimate.estimate == 1.0
@@ -76,7 +76,7 @@ def test_a_plateau_that_is_no_overfitting():
 
 def test_flat_accuracy_while_the_held_out_loss_rises_is_overfitting():
     runs, plateaus, overfitting = analysed(RISING)
-    assert (runs.plateau == 0).all()
+    assert (runs.plateaus.resolved == 0).all()
     assert (runs.letters == "O").all()  # refinement does not move: one temperature repairs it all
     assert runs.flat.all()
     assert plateaus.outcome == "refuted"
@@ -107,7 +107,7 @@ def test_rising_accuracy_is_no_plateau():
 def test_plateaus_at_chance_or_at_the_ceiling_are_counted_apart(accuracy):
     runs, plateaus, _ = analysed(FALLING, accuracy=accuracy)
     assert plateaus.estimate.estimate == 0.0
-    assert runs.share(runs.plateau_at_limit).estimate == 1.0
+    assert runs.plateaus.share(runs.plateaus.at_limit).estimate == 1.0
     assert not runs.flat.any()
 
 
@@ -115,8 +115,22 @@ def test_runs_that_broke_count_in_the_denominator():
     runs, plateaus, _ = analysed(FALLING, missing=8)
     assert plateaus.estimate.estimate == 0.5
     table = plateau.regime_table({"teacher-lstm": runs})
-    for letter, share in (("P", 0.5), ("N", 0.5), ("G", 0.0)):
-        assert set(table["share"][table["letter"] == letter]) == {share}
+    for letter, share in (("P", 0.5), ("N", 0.5), ("G", 0.0), (plateau.DIVERGED, 0.5)):
+        mine = table["letter"] == letter
+        # runs are what was sampled, the broken ones too
+        expected = wilson(int(share * 2 * SEEDS), 2 * SEEDS)
+        for column, bound in (("share", share), ("share_low", expected.low), ("share_high", expected.high)):
+            np.testing.assert_allclose(table[column][mine], bound, atol=1e-12)
+
+
+def test_shares_of_windows_have_intervals_over_runs():
+    runs, _, _ = analysed(RISING)
+    found = plateau.plateau_table({"teacher-lstm": runs})
+    assert (found["O"][0], found["P"][0]) == (1.0, 0.0)
+    assert found["P_high"][0] == pytest.approx(wilson(0, SEEDS).high)
+    one = dataclasses.replace(runs, flat=runs.flat & (np.arange(SEEDS) == 0)[:, None])
+    assert one.among_flat(runs.letters == "O").estimate == 1.0
+    assert np.isnan(one.among_flat(runs.letters == "O").low)
 
 
 def test_figures_need_the_tables_alone(tmp_path):

@@ -40,6 +40,10 @@ def history(loss=LOSS, refinement=REFINEMENT, accuracy=ACCURACY, missing=0, **hy
     return history_of(metrics, missing=missing, broke_at=130, **hyperparams)
 
 
+def summarised(given):
+    return stopping.stopped(given, stopping.STOP, flat=stopping.FLAT)
+
+
 def with_examples(made):
     """Records of 200 examples whose means are the curves."""
     rng = np.random.default_rng(1)
@@ -54,14 +58,14 @@ def with_examples(made):
 
 
 def test_every_rule_keeps_what_it_should():
-    runs = stopping.summarise(history())
+    runs = summarised(history())
     expected = {"loss": 0.3, "refinement": 0.5, "brier": 0.4, "accuracy": 0.7, "error": 0.9, "end": 1.0}
     for rule, at in expected.items():
         np.testing.assert_allclose(runs.progress[runs.kept[rule]], at)
 
 
 def test_rules_are_judged_on_test_by_pairs():
-    runs = stopping.summarise(history())
+    runs = summarised(history())
     by_loss, by_accuracy = (round(20 * at) for at in (0.3, 0.7))
     difference = runs.difference("accuracy", "loss", "loss")
     assert difference.estimate == pytest.approx(LOSS[by_accuracy] - LOSS[by_loss])
@@ -73,7 +77,7 @@ def test_rules_are_judged_on_test_by_pairs():
 
 
 def verdict(**changes):
-    return stopping.verdicts({"teacher": stopping.summarise(history(**changes))})[0]
+    return stopping.verdicts({"teacher": summarised(history(**changes))})[0]
 
 
 def test_what_it_costs_decided_as_the_rule_was_written():
@@ -116,7 +120,7 @@ def test_each_step_of_the_rule():
 
 def test_examples_that_runs_share_are_sampled_too():
     made = with_examples(history())
-    found, fixed = stopping.summarise(made), stopping.summarise(history())
+    found, fixed = summarised(made), summarised(history())
     for metric in stopping.JUDGES:
         wide, narrow = (one.difference("end", "loss", metric) for one in (found, fixed))
         assert wide.estimate == pytest.approx(narrow.estimate, abs=0.01)
@@ -126,7 +130,7 @@ def test_examples_that_runs_share_are_sampled_too():
 
 
 def test_rules_pass_over_what_is_not_finite():
-    runs = stopping.summarise(history(missing=10))
+    runs = summarised(history(missing=10))
     assert runs.progress[runs.kept["accuracy"][:10]].max() <= 0.61
     np.testing.assert_allclose(runs.progress[runs.kept["end"]], [0.6] * 10 + [1.0] * 30)
     found = stopping.numbers("teacher", runs)

@@ -97,7 +97,7 @@ def scores(validation, quality):
 def test_the_metric_that_knows_selects_best(validation, outcome):
     quality = np.random.default_rng(2).normal(size=(30, 32))
     given = scores(validation, quality)
-    found = which.select(given)
+    found = which.random_searches(given, CONFIGS)
     assert found.num_searches == 60
     verdict = which.verdict("teacher", 100, found, 30)
     assert verdict.outcome == outcome
@@ -111,7 +111,7 @@ def test_the_metric_that_knows_selects_best(validation, outcome):
 
 def test_seeds_are_the_unit():
     quality = np.random.default_rng(3).normal(size=(30, 32))
-    found = which.select(scores(("accuracy",), quality))
+    found = which.random_searches(scores(("accuracy",), quality), CONFIGS)
     chosen = np.random.default_rng(0)
     dealt = np.stack([chosen.permutation(32) for _ in range(30)]).reshape(30, 2, 16)
     best = np.take_along_axis(quality[:, None], dealt, axis=2).max(axis=2).mean(axis=1)  # [seed]

@@ -1,23 +1,25 @@
-"""Estimators over examples: one model's loss, refinement, calibration and accuracy, and two models' differences."""
+"""Estimators over examples: one model's loss, refinement, calibration, accuracy and ECE; two models' differences."""
 
 import dataclasses
 
 import numpy as np
 
 from lossjax.analysis.calibration import decompose, scores
+from lossjax.analysis.calibration_error import Scheme, ece
 from lossjax.analysis.comparison import compare
-from lossjax.analysis.proportions import bonett_price, clustered_bonett_price, wilson
+from lossjax.analysis.proportions import bonett_price, clustered_bonett_price, newcombe, wilson
 from simulated.targets import (
     ABOVE_ZERO,
     CALIBRATION,
     LARGE_CALIBRATION,
     MEANS_OF_EXAMPLES,
+    NOT_JUDGED,
     SHARES,
     SMALL_CALIBRATION,
     Row,
     covers,
 )
-from simulated.truth import Model, Posterior, labels_of, truth
+from simulated.truth import Model, Posterior, binned_error, labels_of, truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,3 +161,53 @@ class Clustered:
 
     def rows(self) -> dict[str, Row]:
         return {"delta_accuracy": Row("ΔA in clusters of examples", SHARES)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Two independent groups' shares: Newcombe."""
+
+    share_a: float
+    total_a: int
+    share_b: float
+    total_b: int
+
+    def __call__(self, seed: int) -> dict[str, float]:
+        rng = np.random.default_rng([seed, 19])
+        a, b = (int(rng.binomial(*of)) for of in ((self.total_a, self.share_a), (self.total_b, self.share_b)))
+        return {"difference": covers(newcombe(a, self.total_a, b, self.total_b), self.share_b - self.share_a)}
+
+    def rows(self) -> dict[str, Row]:
+        return {"difference": Row("difference of shares (Newcombe)", NOT_JUDGED)}
+
+
+@dataclasses.dataclass(frozen=True)
+class BinnedError:
+    """The expected calibration error in bins, and the p-value by which it is to be read.
+
+    What is true is the error of the same bins on the whole distribution.
+    """
+
+    posterior: Posterior
+    model: Model
+    scheme: Scheme
+    examples: int
+
+    def __call__(self, seed: int) -> dict[str, float]:
+        rng = np.random.default_rng([seed, 20])
+        log_posterior = self.posterior.draw(self.examples, rng)
+        labels = labels_of(log_posterior, rng)
+        logits = self.model.scale * log_posterior + self.model.noise * rng.standard_normal(log_posterior.shape)
+        found = ece(logits, labels, scheme=self.scheme, seed=seed)
+        true = 0.0 if self.calibrated else binned_error(self.posterior, self.model, self.scheme)
+        return {"error": covers(found.estimate, true), "no_alarm": float(found.p_value > 0.05)}
+
+    @property
+    def calibrated(self) -> bool:
+        return self.model == Model(1.0, 0.0)
+
+    def rows(self) -> dict[str, Row]:
+        rows = {"error": Row("expected calibration error", NOT_JUDGED)}
+        if self.calibrated:
+            rows["no_alarm"] = Row("no miscalibration of a calibrated model", NOT_JUDGED)
+        return rows

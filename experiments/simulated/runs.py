@@ -1,16 +1,17 @@
-"""Estimators over runs: means over seeds, groups of seeds that do not differ, no-ops, best times and onsets."""
+"""Estimators over runs: means over seeds, groups of seeds that do not differ, no-ops, best times, onsets."""
 
 import dataclasses
 from typing import Literal
 
 import numpy as np
 
+import lossjax as lj
 from lossjax.analysis.calibration import scores
 from lossjax.analysis.comparison import Records, compare_records
-from lossjax.analysis.onset import adequate_evaluations, best_evaluation, onset
+from lossjax.analysis.onset import Onset, adequate_evaluations, best_evaluation, onset, survival
 from lossjax.analysis.regimes import DIVERGENCE, Flat, windows
 from lossjax.analysis.resampling import mean_interval
-from simulated.targets import BEST, MEANS_OF_SEEDS, NEVER, NO_FALSE_ALARM, SHARES, Row, covers
+from simulated.targets import BEST, MEANS_OF_SEEDS, NEVER, NO_FALSE_ALARM, NOT_JUDGED, SHARES, Row, covers
 
 Shape = Literal["normal", "uniform", "accuracies", "t3", "exponential", "lognormal", "collapses"]
 
@@ -202,3 +203,44 @@ def stationary(num_evals: int, num_units: int, memory: float, rng: np.random.Gen
     for at in range(1, num_evals):
         values[at] = memory * values[at - 1] + np.sqrt(1 - memory**2) * values[at]
     return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Parting:
+    """When runs part: a hazard of onset at every evaluation, a hazard of ending non-finite after it, and an end.
+
+    Cause-specific survival is (1 − onset)ᵗ, the cumulative incidence among all runs less than one minus that.
+    """
+
+    onset: float
+    nonfinite: float
+    members: int
+    num_evals: int
+    at: int  # the evaluation, from 1, by which runs are asked whether they have parted
+
+    def __call__(self, seed: int) -> dict[str, float]:
+        rng = np.random.default_rng([seed, 18])
+        parts, breaks = (rng.geometric(hazard, self.members) for hazard in (self.onset, max(self.nonfinite, 1e-9)))
+        # a run that parts at the evaluation after which it breaks has parted
+        ends = np.minimum(np.minimum(parts, breaks), self.num_evals)
+        event = np.select([parts == ends, breaks == ends], ["onset", "nonfinite"], "censored")
+        found = Onset(ends, event)
+        kept = survival(ends, found.observed)
+        step = int(np.searchsorted(kept.times, self.at, side="right")) - 1
+        alive = kept.share[step] if step >= 0 else lj.Interval.without_bounds(1.0)
+        incidence = found.curve(self.num_evals + 1)[self.at]
+        return {
+            "survival": covers(alive, (1 - self.onset) ** self.at),
+            "incidence": covers(incidence, self.incidence),
+        }
+
+    @property
+    def incidence(self) -> float:
+        stays = (1 - self.onset) * (1 - self.nonfinite)
+        return self.onset * (1 - stays**self.at) / (1 - stays)
+
+    def rows(self) -> dict[str, Row]:
+        return {
+            "survival": Row("Kaplan–Meier", NOT_JUDGED),
+            "incidence": Row("onset curve (Wilson)", SHARES),
+        }

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special
 
+from lossjax.analysis.calibration_error import Scheme
+
 POPULATION = 10**6
 
 
@@ -57,6 +59,20 @@ def truth(posterior: Posterior, model: Model) -> Truth:
     best = optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-3})
     hit = np.take_along_axis(probabilities, logits.argmax(axis=1)[:, None], axis=1)
     return Truth(loss(0.0), float(best.fun), float(hit.mean()))
+
+
+@functools.cache
+def binned_error(posterior: Posterior, model: Model, scheme: Scheme, bins: int = 15) -> float:
+    """The expected calibration error over ``POPULATION`` points, of bins of equal width or of equal mass on it."""
+    rng = np.random.default_rng(0)
+    log_posterior = posterior.draw(POPULATION, rng)
+    logits = model.scale * log_posterior + model.noise * rng.standard_normal(log_posterior.shape)
+    confidence = special.softmax(logits, axis=1).max(axis=1)
+    hit = np.exp(np.take_along_axis(log_posterior, logits.argmax(axis=1)[:, None], axis=1)[:, 0])
+    inner = np.arange(1, bins) / bins
+    edges = inner if scheme == "width" else np.quantile(confidence, inner)
+    gaps = np.bincount(np.searchsorted(edges, confidence), hit - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / POPULATION)
 
 
 def labels_of(log_posterior: np.ndarray, rng: np.random.Generator) -> np.ndarray:

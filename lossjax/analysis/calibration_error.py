@@ -24,8 +24,8 @@ class CalibrationError:
     """An expected calibration error and its null distribution.
 
     Attributes:
-        estimate: with an interval that takes the sign of each bin's gap for given. It is too narrow and too high near
-            calibration, where ``p_value`` is what to read.
+        estimate: with an interval that takes the sign of each bin's gap for given, hence is too high near calibration.
+            So it reaches down to 0 wherever ``p_value`` does not reject calibration.
         null_mean: the mean for a calibrated model with these confidences: it is not 0.
         p_value: one-sided, that a calibrated model shows at least this.
         squared: whether ``estimate`` is the debiased squared error, whose null mean is about 0.
@@ -178,19 +178,16 @@ def confidence_error(
     p_value = (1 + np.sum(null >= estimate - 1e-12)) / (1 + NULL_DRAWS)
 
     mean_gap = sums / np.maximum(sizes, 1)
-    around = Interval(0.0, np.nan, np.nan)
+    found = Interval.without_bounds(estimate)
     # what one more example like this one would change: the derivative of |gap|, or of its square, in each bin
     slope = 2 * mean_gap if debias else np.sign(mean_gap)
     influence = (part.T @ slope) * gaps - (part.T @ mean_gap**2 if debias else 0.0)
     if level is not None:
         around = mean_interval(influence, level=level, seed=seed)
+        low, high = (estimate + (bound - around.estimate) for bound in (around.low, around.high))
+        found = Interval(estimate, low if p_value <= 1 - level else min(low, 0.0), high, level)
     return CalibrationError(
-        estimate=Interval(
-            estimate,
-            estimate + (around.low - around.estimate),
-            estimate + (around.high - around.estimate),
-            around.level,
-        ),
+        estimate=found,
         null_mean=float(null.mean()),
         p_value=float(p_value),
         bins=bins,

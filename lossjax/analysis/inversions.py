@@ -13,6 +13,7 @@ from scipy import stats
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.pairs import crossed_variance, crossed_weights, pair_share
 from lossjax.analysis.resampling import StudentMeans
+from lossjax.analysis.significance import fewest_pairs, refusal
 
 Fate = Literal["reversed", "unresolved", "persists"]
 RESAMPLES = 1000
@@ -34,6 +35,7 @@ class Inversions:
         kendall_change: τ_b at T* minus τ_b. None without losses at T*.
         nonfinite: [config] share of its seeds that were not finite, which are left out.
         num_seeds: of each configuration.
+        refused: why no pair is resolved whatever they are: too few seeds for any test (``significance.refusal``).
     """
 
     relation: np.ndarray
@@ -47,6 +49,7 @@ class Inversions:
     kendall_change: Interval | None
     nonfinite: np.ndarray
     num_seeds: int
+    refused: str | None
 
 
 def inversions(
@@ -61,9 +64,11 @@ def inversions(
     """Counts the inverted and the concordant among all pairs of configurations.
 
     A pair is resolved by p = max(p_loss, p_accuracy), each a paired t-test over the seeds at which both are finite,
-    adjusted over all pairs by Benjamini & Yekutieli (2001), which holds however the pairs depend on one another. Pairs
-    share configurations, so intervals come from configurations × seeds drawn anew, never from pairs. In a resample
-    the differences are drawn; by how much they must exceed 0 to be resolved stays.
+    adjusted over all pairs by Benjamini & Yekutieli (2001), which holds however the pairs depend on one another. Too
+    few seeds in common for any exact test at ``level``, below 6 at 95 %, resolve no pair, as they give ``compare`` no
+    verdict (``Inversions.refused``); τ_b needs no pair resolved. Pairs share configurations, so intervals come from
+    configurations × seeds drawn anew, never from pairs. In a resample the differences are drawn; by how much they must
+    exceed 0 to be resolved stays.
 
     Args:
         losses: of each configuration's runs, column i having the same seed in all; nan where a run was not finite.
@@ -129,7 +134,7 @@ class _Table(NamedTuple):
             raise ValueError("fewer than three configurations have a finite run; there is no order to compare")
         scores = [np.where(finite, score, 0.0) for score in scores]
         least = [1e-12 * float(np.abs(score).max()) for score in scores]
-        tests = [_paired_tests(score, finite, rounding) for score, rounding in zip(scores, least, strict=True)]
+        tests = [_paired_tests(score, finite, rounding, level) for score, rounding in zip(scores, least, strict=True)]
         return _Table(scores, finite, least, [_bars(loss, tests[1], level) for loss in (tests[0], *tests[2:])])
 
     def differences(
@@ -215,22 +220,23 @@ def _inversions(
         kendall_change=None,
         nonfinite=1 - finite.mean(axis=1),
         num_seeds=num_seeds,
+        refused=refusal(num_seeds, level=level),
     )
 
 
 class _Tests(NamedTuple):
-    """Paired t-tests of all pairs of configurations; p is 1 where nothing differs or there is nothing to judge by."""
+    """Paired t-tests of all pairs of configurations; p is 1 where nothing differs, and with too few seeds."""
 
     p_value: Float[np.ndarray, "config config"]
     error: Float[np.ndarray, "config config"]  # the standard error of the mean difference
-    df: Float[np.ndarray, "config config"]
+    df: Float[np.ndarray, "config config"]  # 0 with too few seeds
     least: float
 
 
 def _paired_tests(
-    score: Float[np.ndarray, "config seed"], finite: Bool[np.ndarray, "config seed"], least: float
+    score: Float[np.ndarray, "config seed"], finite: Bool[np.ndarray, "config seed"], least: float, level: float
 ) -> _Tests:
-    num_configs = len(score)
+    num_configs, enough = len(score), fewest_pairs(level)
     mean, error, df = np.zeros((3, num_configs, num_configs))
     for config in range(num_configs):
         both = finite & finite[config]
@@ -238,7 +244,7 @@ def _paired_tests(
         difference = np.where(both, score - score[config], 0.0)
         mean[config] = difference.sum(axis=1) / np.maximum(count, 1)
         residuals = np.where(both, difference - mean[config][:, None], 0.0)
-        df[config] = count - 1
+        df[config] = np.where(count >= enough, count - 1, 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             spread = np.sqrt((residuals**2).sum(axis=1) / df[config])
             error[config] = np.where(spread > least, spread, 0.0) / np.sqrt(count)
@@ -253,6 +259,8 @@ def _bars(
     """By how much losses, and accuracies, must differ for the pair to be resolved."""
     never = np.full_like(loss.error, np.inf)
     judged = np.triu(loss.df > 0, k=1)
+    if not judged.any():
+        return never, never
     p_values = np.maximum(loss.p_value, accuracy.p_value)[judged]
     resolved = stats.false_discovery_control(p_values, method="by") <= 1 - level
     if not resolved.any():

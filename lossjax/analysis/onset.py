@@ -181,7 +181,7 @@ def onset(
 
 
 class Survival(NamedTuple):
-    """A Kaplan–Meier curve: the share not yet parted just after each time. Bounds are nan before the first event."""
+    """A Kaplan–Meier curve: the share not yet parted just after each time."""
 
     times: np.ndarray
     share: Intervals
@@ -192,16 +192,26 @@ def survival(
 ) -> Survival:
     """Kaplan–Meier with log-log bounds, cause-specific: members with a competing event count as censored when it came.
 
+    Where no member has parted yet, or none is left, these bounds do not exist: there stand Wilson's for none of those
+    at risk, times the bound before where none is left.
+
     ``times`` may be steps, epochs, or minus the training loss reached: a slower learner is later in steps trivially.
     """
+    times = np.asarray(times, dtype=np.float64)
     function = stats.ecdf(_censored(times, observed)).sf
     with warnings.catch_warnings():
-        # before the first event the log-log bounds do not exist; they come back as nan
         warnings.filterwarnings("ignore", message="The confidence interval is undefined")
         bounds = function.confidence_interval(level, method="log-log")
-    share = np.asarray(function.probabilities)
-    low, high = (np.broadcast_to(b.probabilities, share.shape) for b in (bounds.low, bounds.high))
-    return Survival(np.asarray(function.quantiles), Intervals(share, low, high, level))
+    share, ends = np.asarray(function.probabilities), np.asarray(function.quantiles)
+    low, high = (np.array(np.broadcast_to(b.probabilities, share.shape)) for b in (bounds.low, bounds.high))
+    at_risk = len(times) - np.searchsorted(np.sort(times), ends)
+    unseen = wilson_intervals(np.zeros(len(ends), np.int64), at_risk, level=level).high
+    whole, gone = share == 1, share == 0
+    low[whole], high[whole] = 1 - unseen[whole], 1.0
+    low[gone] = 0.0
+    for step in np.flatnonzero(gone):
+        high[step] = unseen[step] * (high[step - 1] if step else 1.0)
+    return Survival(ends, Intervals(share, low, high, level))
 
 
 def logrank_p(

@@ -42,6 +42,10 @@ def mean_interval(
     make the interval too narrow (after Carter, Schnepel & Steigerwald 2017). Differences of pairs are means of their
     differences: pass ``b - a``.
 
+    Of 5 values Student's interval covers 75–89 % where they are skewed or some collapse. Of 20 or 50 the bootstrap-t
+    takes an outlier for skewness and moves away from it: of heavy tails (Student's t with 3 degrees of freedom) and of
+    lognormal values it covers 92 %, where a tenth of 20 collapses 87 %; else 94–97 % (results/coverage).
+
     All values equal give an interval of no width; for shares use ``proportions.wilson``, which knows that unseen
     events happen, and for means of shares ``mean_share_interval``. Raises ValueError where a value is not finite or
     there are fewer than two units.

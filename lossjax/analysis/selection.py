@@ -18,7 +18,9 @@ from lossjax.analysis.resampling import mean_intervals, two_way_distribution
 class SelectionRegret:
     """What each selector's choice is worth to each judge; leading axes are validation sizes.
 
-    Intervals are over searches, or over searches × examples where judged example by example.
+    Intervals are over searches, or over searches × examples where judged example by example. Where two selectors choose
+    alike in nearly all of 50 searches, what the few others show is too narrow an interval of their difference: it
+    covers some 80 %, and of five searches 87 % (results/coverage).
 
     Attributes:
         selectors: what was selected by, on validation; judges: what the choice is judged by, on other data.

@@ -61,7 +61,7 @@ def refusal(num_seeds: int, num_seeds_b: int | None = None, *, level: float = 0.
         return None
     if num_seeds_b is None:
         seeds = f"{num_seeds} pair{'s' * (num_seeds != 1)} of seeds"
-        enough = f"{next(n for n in itertools.count(1) if _decides(n, None, level))} do"
+        enough = f"{fewest_pairs(level)} do"
     else:
         seeds = f"{num_seeds} and {num_seeds_b} seeds"
         enough = "{0} and {0} do".format(next(n for n in itertools.count(1) if _decides(n, n, level)))
@@ -69,6 +69,11 @@ def refusal(num_seeds: int, num_seeds_b: int | None = None, *, level: float = 0.
         f"{seeds} decide nothing at {100 * level:g} %: the least p of an exact test over them is "
         f"{smallest_attainable_p(num_seeds, num_seeds_b):.2g}; {enough}"
     )
+
+
+def fewest_pairs(level: float = 0.95) -> int:
+    """The fewest pairs of seeds that can decide anything at ``level``: 6 at 95 %."""
+    return next(count for count in itertools.count(1) if _decides(count, None, level))
 
 
 def _decides(num_seeds: int, num_seeds_b: int | None, level: float) -> bool:

@@ -17,6 +17,9 @@ from lossjax.analysis.resampling import difference_interval, mean_interval, two_
 class SeedVariance:
     """The variance of the error rate between runs of one configuration; for fresh runs and fresh test examples.
 
+    Variances and ratios of 10 runs are skewed, and their intervals cover 90 %; of 50 they cover 92–97 %
+    (results/coverage).
+
     Attributes:
         error: mean error rate.
         observed: variance of the error rate on a test set of this size.

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from lossjax.analysis.attribution import Cell
+from lossjax.analysis.interval import Intervals
 from lossjax.reports.labels import end_label, separate
 from lossjax.reports.plots import OUTCOME_COLOURS, PALETTE, REGIMES, _figure, _percent, _set_log_x, _style
 
@@ -222,10 +223,14 @@ class RegimesOverTime:
     column: str
     begin: Float[np.ndarray, " window"]  # fraction of training
     shares: Mapping[str, Float[np.ndarray, " window"]]  # letter → share; each window's add up to 1
+    diverged: Intervals  # [window] of the share of P, O, K and S together, which are stacked first
 
 
 def regimes_along_training(panels: Sequence[RegimesOverTime], *, x_label: str) -> Figure:
-    """Stacked shares of runs by regime, a panel a configuration, in rows and columns by their names."""
+    """Stacked shares of runs by regime, a panel a configuration, in rows and columns by their names.
+
+    Whiskers have the interval of the share that diverges: of one regime within a stack it would stand nowhere.
+    """
     with _style():
         rows = list(dict.fromkeys(panel.row for panel in panels))
         columns = list(dict.fromkeys(panel.column for panel in panels))
@@ -248,6 +253,9 @@ def regimes_along_training(panels: Sequence[RegimesOverTime], *, x_label: str) -
                     edgecolor="white",
                 )
                 base = base + panel.shares[letter]
+            share = panel.diverged
+            reach = [share.estimate - share.low, share.high - share.estimate]
+            ax.errorbar(panel.begin, share.estimate, reach, fmt="none", ecolor="black", elinewidth=0.8)
             ax.set_ylim(0, 1)
             ax.margins(x=0)
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))

@@ -115,7 +115,8 @@ def write_report(
         sections += ["## Plotted numbers", links]
     sections += ["## How this was made", _meta_table(findings.meta)]
     sections.append(
-        "Brackets are 95 % intervals unless another level is given. "
+        "Brackets are 95 % intervals unless another level is given; the experiment coverage tells how often they cover "
+        "the truth: least often those of means over few seeds, and of skewed or heavy-tailed values. "
         "`summary.json` holds every verdict and number in full precision."
     )
     path = Path(directory) / "report.md"
@@ -219,7 +220,12 @@ def _rules(verdicts: Sequence[Verdict]) -> list[str]:
                     if amended:
                         sections.append(f"Amended after the first result: {_escape(amended)}")
                 sections.append("\n".join(lines))
-        if len(own) > 1 and not any("Holm" in verdict.rule for verdict in own):
+        if len(own) > 1 and any("Holm" in verdict.note for verdict in own):
+            sections.append(
+                f"Outcomes are after Holm's correction at 5 % over the {len(own)} rows, with the p that each interval "
+                "implies."
+            )
+        elif len(own) > 1 and not any("Holm" in verdict.rule for verdict in own):
             sections.append(
                 f"Each of the {len(own)} rows has a 95 % interval of its own; they are not corrected for being several."
             )
