@@ -193,7 +193,8 @@ def survival(
     """Kaplan–Meier with log-log bounds, cause-specific: members with a competing event count as censored when it came.
 
     Where no member has parted yet, or none is left, these bounds do not exist: there stand Wilson's for none of those
-    at risk, times the bound before where none is left.
+    at risk, times the bound before where none is left. Early on, with an onset or two among 20 runs, bounds cover 90 %,
+    else 94–97 % (results/coverage).
 
     ``times`` may be steps, epochs, or minus the training loss reached: a slower learner is later in steps trivially.
     """
