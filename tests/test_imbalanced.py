@@ -45,6 +45,20 @@ def test_a_level_close_by_makes_the_axis_longer():
     assert figure.axes[0].get_ylim()[1] >= 1.0
 
 
+def test_columns_of_one_scale_share_it_row_by_row():
+    """Nothing that the second panel shows lies outside, and the other row and column keep their own."""
+    panels = [
+        [([line(mean)], {"calibrated": 0.0}) for mean in means] for means in (([0.1, 0.2], [0.3, 0.5], [2, 3]),) * 2
+    ]
+    panels[1][0] = ([line([0.01, 0.02])], {})
+    figure = imbalanced.along_training(["a", "b"], ["gap", "gap at T*", "T*"], panels, same_scale=["gap", "gap at T*"])
+    before, after, temperature, below, *_ = figure.axes
+    assert before.get_ylim() == after.get_ylim()
+    assert before.get_ylim()[0] <= 0 < 0.51 <= before.get_ylim()[1]
+    assert temperature.get_ylim() != before.get_ylim()
+    assert below.get_ylim()[1] >= 0.51
+
+
 def test_levels_of_remedies_stand_on_their_sides():
     measures = {
         "loss (nats)": [Interval(2.1, 2.0, 2.2), Interval(3.1, 3.0, 3.2)],

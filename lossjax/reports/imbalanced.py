@@ -5,7 +5,7 @@ As in ``plots``, whose style and colours they share, every function draws what i
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -284,17 +284,23 @@ def along_training(
     rows: Sequence[str],
     columns: Sequence[str],
     panels: Sequence[Sequence[tuple[Sequence[Line], Mapping[str, float]]]],
+    *,
+    same_scale: Collection[str] = (),
 ) -> Figure:
-    """A grid of small panels, a colour a label; levels are dashed."""
+    """A grid of small panels, a colour a label; levels are dashed. The columns ``same_scale`` share a row's scale."""
     with _style():
         figure = _figure(width=9, height=2.1 * len(rows) + 0.7)
         axes = figure.subplots(len(rows), len(columns), sharex="row", squeeze=False)
+        alike = [at for at, title in enumerate(columns) if title in same_scale]
         for row, (name, line) in enumerate(zip(rows, panels, strict=True)):
-            for ax, title, (curves, levels) in zip(axes[row], columns, line, strict=True):
+            for at in alike[1:]:
+                axes[row, at].sharey(axes[row, alike[0]])
+            for ax, (curves, _) in zip(axes[row], line, strict=True):
                 for index, curve in enumerate(curves):
                     colour = PALETTE[index]
                     ax.plot(curve.epochs, curve.mean, color=colour, linewidth=1.5, label=curve.label)
                     ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
+            for ax, title, (_, levels) in zip(axes[row], columns, line, strict=True):
                 draw_levels(ax, levels, "y", percent if "accuracy" in title else nats)
                 ax.tick_params(labelsize=8.5)
                 if row == 0:
