@@ -21,7 +21,7 @@ NARROW: Final = 32  # classes up to which logits are turned
 BLOCK: Final = 2**17  # logits in a block where there are more classes
 LOG_RANGE: Final = math.log(64)  # the temperature lies in [1/64, 64]
 NEWTON_STEPS: Final = 12  # at most
-CONVERGED: Final = 1e-5  # in log T: a last step this small moves the loss by about 1e-10
+CONVERGED: Final = 1e-5  # in log T, what is left to go: it moves the loss by about 1e-10
 
 
 def measure(
@@ -95,10 +95,8 @@ def measure(
     gap = examples.confidence - (examples.rank == 0)
     by_slice["ece_width"] = _ece_width(examples.confidence, gap, slices, config.bins) / counts
     if config.calibration:
-        by_mass = jax.vmap(_ece_mass, in_axes=(None, None, 0, None))(examples.confidence, gap, slices, config.bins)
-        by_slice["ece_mass"] = by_mass / counts
-        of_margin = jax.vmap(_quantiles, in_axes=(None, 0, None))(examples.margin, slices, config.quantiles)
-        by_slice["margin_quantiles"] = of_margin
+        by_slice["ece_mass"] = _ece_mass(examples.confidence, gap, slices, config.bins) / counts
+        by_slice["margin_quantiles"] = _quantiles(examples.margin, slices, config.quantiles)
 
     overall = {name: values[0] for name, values in by_slice.items()}
     by_group = {} if groups is None else {f"group_{name}": values[1:] for name, values in by_slice.items()}
@@ -237,18 +235,20 @@ def _fit_temperature(
         mean, variance = _over_examples(of_example, logits, examples.highest, scale)
         return mean - scale * examples.label_gap, variance
 
-    def newton(position: Array, first: Array, second: Array, slices: Array) -> tuple[Array, Array]:
-        """Slope of each slice's penalised sum, and the position to which the step leads."""
+    def newton(position: Array, first: Array, second: Array, slices: Array) -> tuple[Array, Array, Array]:
+        """Slope of each slice's penalised sum, where the step leads, and whether it is Newton's own."""
         slope_sum = jnp.sum(first * slices, axis=1)
         slope = slope_sum + position
         positive_part = jnp.sum(second * slices, axis=1) + 1
-        curvature = jnp.maximum(positive_part + slope_sum, positive_part / 4)
-        return slope, position - slope / curvature
+        curvature = positive_part + slope_sum
+        target = position - slope / jnp.maximum(curvature, positive_part / 4)
+        return slope, target, curvature >= positive_part / 4
 
     def minimum(slices: Float[Array, "slice example"], start: Array) -> Float[Array, " slice"]:
         """Where each slice has its minimum. No two slices share an example, so a pass over the examples serves all.
 
-        Each member stops by itself: under vmap the state of one that is done stays as it is while others go on.
+        Each member stops by itself: under vmap the state of one that is done stays as it is while others go on. What is
+        left to go after a step of Newton's own is about its square.
         """
 
         def unfinished(state: tuple[Array, Array, Array, Array, Array]) -> Array:
@@ -256,14 +256,14 @@ def _fit_temperature(
 
         def step(state: tuple[Array, Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array, Array]:
             before, low, high, count, _ = state
-            position = before
-            first, second = moments(jnp.sum(position[:, None] * slices, axis=0))
-            slope, target = newton(position, first, second, slices)
-            low, high = jnp.where(slope < 0, position, low), jnp.where(slope < 0, high, position)
-            midpoint = (position + jnp.where(target >= high, high, low)) / 2
-            position = jnp.where((low < target) & (target < high), target, midpoint)
-            position = jnp.clip(position, -LOG_RANGE, LOG_RANGE)
-            return position, low, high, count + 1, jnp.max(jnp.abs(position - before))
+            first, second = moments(jnp.sum(before[:, None] * slices, axis=0))
+            slope, target, is_newtons = newton(before, first, second, slices)
+            low, high = jnp.where(slope < 0, before, low), jnp.where(slope < 0, high, before)
+            midpoint = (before + jnp.where(target >= high, high, low)) / 2
+            is_within = (low < target) & (target < high)
+            position = jnp.clip(jnp.where(is_within, target, midpoint), -LOG_RANGE, LOG_RANGE)
+            moved = jnp.abs(position - before)
+            return position, low, high, count + 1, jnp.max(jnp.where(is_newtons & is_within, moved * moved, moved))
 
         # twice as wide as the bracket, so that the first step that halves it can reach an edge
         low = jnp.full(len(slices), -2 * LOG_RANGE, jnp.float32)
@@ -275,7 +275,7 @@ def _fit_temperature(
     weights = slices[0]
     fold = np.arange(len(labels)) % num_folds
     is_other = (fold != np.arange(num_folds)[:, None]).astype(np.float32)
-    _, by_fold = newton(position, first, second, is_other * weights)
+    _, by_fold, _ = newton(position, first, second, is_other * weights)
     by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
     scale = jnp.exp(by_fold)[fold]
 
@@ -312,37 +312,76 @@ def _ece_width(
 
 
 def _ece_mass(
-    confidence: Float[Array, " example"], gap: Float[Array, " example"], weights: Float[Array, " example"], bins: int
-) -> Float[Array, ""]:
-    """Σ_bin |Σ gap|, bin b holding the ranks r with floor(r·bins/n) = b (Roelofs et al. 2022, sec. 3).
+    confidence: Float[Array, " example"],
+    gap: Float[Array, " example"],
+    slices: Float[Array, "slice example"],
+    bins: int,
+) -> Float[Array, " slice"]:
+    """Σ_bin |Σ gap| of each slice, bin b holding the ranks r with floor(r·bins/n) = b (Roelofs et al. 2022, sec. 3).
 
     Equal confidences that two bins share are divided in proportion: the order of examples does not matter. Only the
     confidences at the bins' edges are taken from the sort, so it has a single operand.
     """
-    keys = jnp.where(weights > 0, _sort_keys(confidence), jnp.iinfo(jnp.int32).max)
-    count = jnp.sum(weights).astype(jnp.int32)
-    ranks = -(-jnp.arange(1, bins) * count // bins)  # the first of each bin but the lowest
-    edges = jax.lax.sort(keys, is_stable=False)[jnp.minimum(ranks, len(keys) - 1)]
-    columns = jnp.stack([weights, gap * weights], axis=1)
-    below = _dot((keys < edges[:, None]).astype(jnp.float32), columns)
-    equal = _dot((keys == edges[:, None]).astype(jnp.float32), columns)
-    share = (ranks - below[:, 0]) / jnp.maximum(equal[:, 0], 1)
-    cumulative = below[:, 1] + share * equal[:, 1]
-    ends = jnp.concatenate([jnp.zeros(1), cumulative, jnp.sum(columns[:, 1], keepdims=True)])
-    return jnp.sum(jnp.abs(jnp.diff(ends)))
+    keys, of_rank = _sorted(confidence, slices)
+
+    def of_slice(keys: Array, edges: Array, ranks: Array, weights: Array) -> Float[Array, ""]:
+        columns = jnp.stack([weights, gap * weights], axis=1)
+        below = _dot((keys < edges[:, None]).astype(jnp.float32), columns)
+        equal = _dot((keys == edges[:, None]).astype(jnp.float32), columns)
+        share = (ranks - below[:, 0]) / jnp.maximum(equal[:, 0], 1)
+        cumulative = below[:, 1] + share * equal[:, 1]
+        ends = jnp.concatenate([jnp.zeros(1), cumulative, jnp.sum(columns[:, 1], keepdims=True)])
+        return jnp.sum(jnp.abs(jnp.diff(ends)))
+
+    counts = jnp.sum(slices, axis=1).astype(jnp.int32)
+    ranks = -(-jnp.arange(1, bins) * counts[:, None] // bins)  # the first of each bin but the lowest
+    return jax.vmap(of_slice)(keys, of_rank(ranks), ranks, slices)
 
 
 def _quantiles(
-    values: Float[Array, " example"], weights: Float[Array, " example"], quantiles: tuple[float, ...]
-) -> Float[Array, " quantile"]:
+    values: Float[Array, " example"], slices: Float[Array, "slice example"], quantiles: tuple[float, ...]
+) -> Float[Array, "slice quantile"]:
     """Linear interpolation between order statistics, as ``np.quantile`` by default; nan where there are no examples."""
-    keys = jnp.where(weights > 0, _sort_keys(values), jnp.iinfo(jnp.int32).max)
-    ordered = jax.lax.sort(keys, is_stable=False)
-    count = jnp.sum(weights)
-    position = jnp.asarray(quantiles, jnp.float32) * jnp.maximum(count - 1, 0)
+    _, of_rank = _sorted(values, slices)
+    counts = jnp.sum(slices, axis=1)[:, None]
+    position = jnp.asarray(quantiles, jnp.float32) * jnp.maximum(counts - 1, 0)
     lower = jnp.floor(position)
-    below, above = (_from_sort_keys(ordered[rank.astype(jnp.int32)]) for rank in (lower, jnp.ceil(position)))
-    return jnp.where(count > 0, below + (position - lower) * (above - below), jnp.nan)
+    below, above = (_from_sort_keys(of_rank(rank.astype(jnp.int32))) for rank in (lower, jnp.ceil(position)))
+    return jnp.where(counts > 0, below + (position - lower) * (above - below), jnp.nan)
+
+
+def _sorted(
+    values: Float[Array, " example"], slices: Float[Array, "slice example"]
+) -> tuple[Int[Array, "slice example"], Callable[[Int[Array, "slice rank"]], Int[Array, "slice rank"]]]:
+    """Sort keys of the values, and what finds those of given ranks, from 0, among a slice's examples.
+
+    All groups are one sort, with the group in the highest bits of the keys. The lowest bits of the values give way:
+    with three groups a group's keys are good to 2⁻²¹ of a value. Those of all examples are exact.
+    """
+    keys = _sort_keys(values)
+    ordered = jax.lax.sort(jnp.where(slices[0] > 0, keys, jnp.iinfo(jnp.int32).max), is_stable=False)
+    last = len(keys) - 1
+    if len(slices) == 1:
+        return keys[None], lambda ranks: ordered[jnp.minimum(ranks, last)]
+
+    num_groups = len(slices) - 1
+    bits = num_groups.bit_length()  # of the groups' numbers, and one more for the examples that are in none
+    in_group = slices[1:] > 0
+    group = jnp.where(jnp.any(in_group, axis=0), jnp.argmax(in_group, axis=0), num_groups).astype(jnp.uint32)
+    unsigned = jax.lax.bitcast_convert_type(keys, jnp.uint32) ^ jnp.uint32(2**31)
+    by_group = jax.lax.bitcast_convert_type((group << (32 - bits) | unsigned >> bits) ^ jnp.uint32(2**31), jnp.int32)
+    ordered_by_group = jax.lax.sort(by_group, is_stable=False)
+    sizes = jnp.sum(in_group, axis=1, dtype=jnp.int32)
+    starts = jnp.cumsum(sizes) - sizes
+
+    def of_rank(ranks: Int[Array, "slice rank"]) -> Int[Array, "slice rank"]:
+        found = ordered_by_group[jnp.minimum(starts[:, None] + ranks[1:], last)]
+        of_groups = jax.lax.bitcast_convert_type(found, jnp.uint32) << bits ^ jnp.uint32(2**31)
+        whole = ordered[jnp.minimum(ranks[:1], last)]
+        return jnp.concatenate([whole, jax.lax.bitcast_convert_type(of_groups, jnp.int32)])
+
+    truncated = jax.lax.bitcast_convert_type(unsigned >> bits << bits ^ jnp.uint32(2**31), jnp.int32)
+    return jnp.concatenate([keys[None], jnp.broadcast_to(truncated, in_group.shape)]), of_rank
 
 
 def _sort_keys(values: Float[Array, "..."]) -> Int[Array, "..."]:
