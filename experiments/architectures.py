@@ -305,11 +305,11 @@ CONFIDENCE = {
 }
 CHANGES = {
     "loss": "loss (nats)",
-    "refinement": "loss at T* (nats)",
+    "refinement": "loss at\nT* (nats)",
     "accuracy": "accuracy",
     "confidence": "mean\nconfidence",
     "refined_confidence": "confidence\nat T*",
-    "share": "share of the loss\ngone at T*",
+    "share": "share of ΔL\ngone at T*",
 }
 LEVELS = {"gap": {"calibrated": 0.0}, "refined_gap": {"calibrated": 0.0}, "temperature": {"calibrated": 1.0}}
 
@@ -404,8 +404,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
                 [[(changes(task, metric), {"": 0.0}) for metric in CHANGES] for task in TASKS],
             ),
             "The convolution replaced by the transformer: what changes at each epoch (bands: 95 %; of losses and "
-            "accuracy over seeds × examples, of confidence over seeds; dashed: nothing). The share is drawn where the "
-            "difference in loss is resolved.",
+            "accuracy over seeds × examples, of confidence over seeds; dashed: nothing). The share of ΔL, the "
+            "difference in loss, is drawn where that is resolved.",
         ),
     }
 

@@ -84,10 +84,11 @@ def test_the_whole_plane_holds_conditions_and_references():
         pareto=np.array([True, False]), names=["A-16, base", "B-16, base"], pair=("A-16, base", "B-16, base"),
         references={"class prior": (6.6, 0.024), "uniform": (7.94, 0.0004)},
     )  # fmt: skip
-    (inset,) = figure.axes[0].child_axes
-    assert texts(inset).splitlines() == ["class prior: 6.60, 2.4 %", "uniform: 7.94, 0.04 %"]
-    assert inset.get_xlim()[1] > 7.94
-    assert figure.axes[0].get_xlim()[1] < 2.5
+    conditions, plane, pair = figure.axes
+    assert texts(plane).splitlines() == ["class prior: 6.60, 2.4 %", "uniform: 7.94, 0.04 %"]
+    assert plane.get_xlim()[1] > 7.94
+    assert conditions.get_xlim()[1] < 2.5
+    assert [line.strip() for line in texts(pair).splitlines()] == ["→ from A-16, base", "to B-16, base"]
 
 
 def test_parts_of_a_change_stand_beside_their_sum():
@@ -97,9 +98,13 @@ def test_parts_of_a_change_stand_beside_their_sum():
     accuracy = imbalanced.Split(
         "by group", loss.parts, *(np.array([0.02, -0.01]) + shift for shift in (0, -0.01, 0.01))
     )
-    figure = imbalanced.taken_apart([loss, loss], [accuracy], title="from A to B")
+    # a split whose parts are larger than the first's is not cut off
+    larger = imbalanced.Split("by cell", loss.parts, *(np.array([-0.5, 0.7]) + shift for shift in (0, -0.1, 0.1)))
+    figure = imbalanced.taken_apart([loss, larger], [accuracy], title="from A to B")
     sums = [float(ax.get_lines()[0].get_ydata()[0]) for ax in figure.axes]
     np.testing.assert_allclose(sums, [0.2, 0.2, 0.01])
+    low, high = figure.axes[0].get_ylim()
+    assert low < -0.6 < 0.8 < high
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() != figure.axes[2].get_ylim()
 
 
