@@ -292,6 +292,7 @@ def along_training(
             for ax, title, (_, levels) in zip(axes[row], columns, line, strict=True):
                 draw_levels(ax, levels, "y", percent if "accuracy" in title else nats)
                 ax.tick_params(labelsize=8.5)
+                ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 if row == 0:
                     ax.set_title(title)
                 if row == len(rows) - 1:
