@@ -45,6 +45,20 @@ def test_a_level_close_by_makes_the_axis_longer():
     assert figure.axes[0].get_ylim()[1] >= 1.0
 
 
+def test_columns_of_one_scale_share_it_row_by_row():
+    """Nothing that the second panel shows lies outside, and the other row and column keep their own."""
+    panels = [
+        [([line(mean)], {"calibrated": 0.0}) for mean in means] for means in (([0.1, 0.2], [0.3, 0.5], [2, 3]),) * 2
+    ]
+    panels[1][0] = ([line([0.01, 0.02])], {})
+    figure = imbalanced.along_training(["a", "b"], ["gap", "gap at T*", "T*"], panels, same_scale=["gap", "gap at T*"])
+    before, after, temperature, below, *_ = figure.axes
+    assert before.get_ylim() == after.get_ylim()
+    assert before.get_ylim()[0] <= 0 < 0.51 <= before.get_ylim()[1]
+    assert temperature.get_ylim() != before.get_ylim()
+    assert below.get_ylim()[1] >= 0.51
+
+
 def test_levels_of_remedies_stand_on_their_sides():
     measures = {
         "loss (nats)": [Interval(2.1, 2.0, 2.2), Interval(3.1, 3.0, 3.2)],
@@ -70,10 +84,11 @@ def test_the_whole_plane_holds_conditions_and_references():
         pareto=np.array([True, False]), names=["A-16, base", "B-16, base"], pair=("A-16, base", "B-16, base"),
         references={"class prior": (6.6, 0.024), "uniform": (7.94, 0.0004)},
     )  # fmt: skip
-    (inset,) = figure.axes[0].child_axes
-    assert texts(inset).splitlines() == ["class prior: 6.60, 2.4 %", "uniform: 7.94, 0.04 %"]
-    assert inset.get_xlim()[1] > 7.94
-    assert figure.axes[0].get_xlim()[1] < 2.5
+    conditions, plane, pair = figure.axes
+    assert texts(plane).splitlines() == ["class prior: 6.60, 2.4 %", "uniform: 7.94, 0.04 %"]
+    assert plane.get_xlim()[1] > 7.94
+    assert conditions.get_xlim()[1] < 2.5
+    assert [line.strip() for line in texts(pair).splitlines()] == ["→ from A-16, base", "to B-16, base"]
 
 
 def test_parts_of_a_change_stand_beside_their_sum():
@@ -83,9 +98,13 @@ def test_parts_of_a_change_stand_beside_their_sum():
     accuracy = imbalanced.Split(
         "by group", loss.parts, *(np.array([0.02, -0.01]) + shift for shift in (0, -0.01, 0.01))
     )
-    figure = imbalanced.taken_apart([loss, loss], [accuracy], title="from A to B")
+    # a split whose parts are larger than the first's is not cut off
+    larger = imbalanced.Split("by cell", loss.parts, *(np.array([-0.5, 0.7]) + shift for shift in (0, -0.1, 0.1)))
+    figure = imbalanced.taken_apart([loss, larger], [accuracy], title="from A to B")
     sums = [float(ax.get_lines()[0].get_ydata()[0]) for ax in figure.axes]
     np.testing.assert_allclose(sums, [0.2, 0.2, 0.01])
+    low, high = figure.axes[0].get_ylim()
+    assert low < -0.6 < 0.8 < high
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() != figure.axes[2].get_ylim()
 
 

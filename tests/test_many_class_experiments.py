@@ -425,6 +425,7 @@ CONV = {
     "refinement": [8, 3, 2.0, 2.0],
     "accuracy": [0.0, 0.3, 0.40, 0.40],
     "confidence": [0.0, 0.3, 0.45, 0.50],
+    "refined_confidence": [0.0, 0.2, 0.43, 0.40],
     "temperature": [1.0, 1.0, 1.0, 1.2],
 }
 TRANSFORMER = {
@@ -432,6 +433,7 @@ TRANSFORMER = {
     "refinement": [8, 3.2, 2.0, 2.0],
     "accuracy": [0.0, 0.2, 0.42, 0.45],
     "confidence": [0.0, 0.2, 0.30, 0.60],
+    "refined_confidence": [0.0, 0.2, 0.42, 0.50],
     "temperature": [1.0, 1.0, 0.8, 1.5],
 }
 
@@ -481,6 +483,20 @@ def test_any_two_architectures_are_asked_where_the_claim_has_no_case():
     assert architectures.any_two("places", runs | {"places-conv": runs["places-lstm"]}) == []
 
 
+def test_over_and_under_confidence_are_told_before_and_after_the_temperature():
+    """Run by run the noise is the same in confidence and accuracy, so each gap is resolved unless it is 0."""
+    runs = {f"places-{name}": tuned(runs_of(CONV)) for name in ("lstm", "conv")}
+    runs["places-transformer"] = tuned(runs_of(TRANSFORMER))
+    told = architectures.over_confident("places", runs)
+    # CONV: gaps 0, 5, 10 and −10, 3, 0; TRANSFORMER: 0, −12, 15 and 0, 0, 5
+    assert "convolution +5.0 → +3.0 points at its own best (epoch 2), over-confident at 2 → 1" in told
+    assert "under-confident at 0 → 1 of 3 epochs; transformer -12.0 → +0.0 points" in told
+    assert told.endswith("over-confident at 1 → 1 and under-confident at 1 → 0 of 3 epochs.")
+    rows = architectures.curve_table(runs)
+    after = rows["mean"][(rows["cell"] == "places-conv") & (rows["metric"] == "refined_gap")]
+    np.testing.assert_allclose(after, [0, -0.1, 0.03, 0], atol=1e-6)
+
+
 def test_often_seen_classes_are_told_beside_the_whole():
     runs = {f"places-{name}": tuned(runs_of(CONV)) for name in ("lstm", "conv")}
     runs["places-transformer"] = tuned(runs_of(TRANSFORMER))
@@ -489,6 +505,10 @@ def test_often_seen_classes_are_told_beside_the_whole():
     numbers = architectures.numbers("places", runs, found, often)
     (change,) = [key for key in numbers if "accuracy, transformer minus convolution, test examples" in key]
     assert numbers[change].estimate == 0
+    # at the epoch judged, and from the convolution's best epoch to the transformer's, both 2
+    for when, before, after in (("epoch 3", 0.1, 0.1), ("each at its own best", -0.15, -0.01)):
+        names = [f"place names, {when}: mean confidence{at}, transformer minus convolution" for at in ("", " at T*")]
+        assert [numbers[name].estimate for name in names] == pytest.approx([before, after], abs=0.005)
     whole = "place names, convolution at its own best (epoch 2): accuracy"
     assert numbers[whole].estimate == pytest.approx(0.4, abs=0.01)
     assert numbers[f"{whole}, test examples whose class was seen at least 5 times"].estimate == 1

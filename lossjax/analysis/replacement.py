@@ -31,9 +31,12 @@ class Tuned:
         return self.history.epochs
 
     def metric(self, name: str) -> Float[np.ndarray, "member eval"]:
-        """Of the test split; ``"gap"`` is mean confidence minus accuracy: above 0, over-confident."""
-        if name == "gap":
-            return self.metric("confidence") - self.metric("accuracy")
+        """Of the test split; ``"gap"`` is mean confidence minus accuracy: above 0, over-confident.
+
+        ``"refined_gap"`` is the same of the confidence at T*.
+        """
+        if name.endswith("gap"):
+            return self.metric(name.replace("gap", "confidence")) - self.metric("accuracy")
         return np.asarray(self.history.metrics[f"test_{name}"], dtype=np.float64)
 
     def at(self, evaluation: int) -> Records:

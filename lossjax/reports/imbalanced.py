@@ -5,7 +5,7 @@ As in ``plots``, whose style and colours they share, every function draws what i
 
 import dataclasses
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from lossjax.analysis.interval import Interval
 from lossjax.reports.labels import end_label, separate
@@ -44,11 +44,12 @@ def loss_against_accuracy(
         low, high: of the loss and of the accuracy.
         kinds: a colour and a legend entry each.
         pareto: conditions that are ringed.
-        references: name → loss and accuracy; lines in a small picture of the whole plane, left below, where all lie.
+        references: name → loss and accuracy; lines in a small picture of the whole plane, beside, where all lie.
     """
     with _style():
         figure = _figure(width=9, height=5.4)
-        ax = figure.subplots()
+        both = figure.subplot_mosaic([["conditions", "plane"], ["conditions", "pair"]], width_ratios=(2.6, 1))
+        ax = both["conditions"]
         distinct = list(dict.fromkeys(kinds))
         colours = np.array([PALETTE[distinct.index(kind)] for kind in kinds])
         for kind in distinct:
@@ -62,7 +63,6 @@ def loss_against_accuracy(
         )
         if pair is not None:
             a, b = (list(names).index(name) for name in pair)
-            middle = sum(ax.get_xlim()) / 2
             ax.annotate(
                 "",
                 (loss[b], accuracy[b]),
@@ -70,24 +70,13 @@ def loss_against_accuracy(
                 arrowprops={"arrowstyle": "->", "color": _INK, "linewidth": 1.3, "shrinkA": 4, "shrinkB": 4},
                 zorder=5,
             )
-            for at, other in ((a, b), (b, a)):
-                above = accuracy[at] > accuracy[other]
-                # past the bar, and not beyond the picture
-                end = high[1][at] if above else low[1][at]
-                ax.annotate(
-                    names[at],
-                    (loss[at], end),
-                    xytext=(0, 3 if above else -3),
-                    textcoords="offset points",
-                    ha="right" if loss[at] > middle else "left",
-                    va="bottom" if above else "top",
-                    fontsize=9,
-                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
-                )
-        _whole_plane(ax, loss, accuracy, colours, references)
+            # beside: a name at either end would cover other conditions
+            both["pair"].text(0.0, 0.85, f"→ from {pair[0]}\n    to {pair[1]}", va="top", fontsize=9)
+        both["pair"].set_axis_off()
+        _whole_plane(both["plane"], loss, accuracy, colours, references)
         ax.set_xlabel("test loss (nats)")
         ax.set_ylabel("test accuracy")
-        ax.yaxis.set_major_locator(MultipleLocator(0.05))
+        ax.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
         figure.legend(loc="outside upper left", ncols=3, frameon=False, handletextpad=0.2)
         return figure
@@ -165,7 +154,10 @@ def taken_apart(of_loss: Sequence[Split], of_accuracy: Sequence[Split], *, title
         figure = _figure(width=9, height=3.6)
         widths = [max(4, len(split.parts) + 1) for split in splits]  # words need room
         axes = figure.subplots(1, len(splits), squeeze=False, width_ratios=widths)[0]
-        for at, (ax, split) in enumerate(zip(axes, splits, strict=True)):
+        for ax in axes[1 : len(of_loss)]:
+            ax.sharey(axes[0])  # before anything is drawn, so that the scale is that of all
+            ax.tick_params(labelleft=False)
+        for ax, split in zip(axes, splits, strict=True):
             x = np.arange(len(split.parts) + 1)
             ax.bar(x[:-1], split.contribution, 0.72, color="#9FB4C7", linewidth=0)
             ax.vlines(x[:-1], split.low, split.high, color="#222222", linewidth=1.2)
@@ -174,9 +166,6 @@ def taken_apart(of_loss: Sequence[Split], of_accuracy: Sequence[Split], *, title
             ax.set_xticks(x, [*(part.replace("→", "→\n") for part in split.parts), "sum"], fontsize=7)
             ax.set_xlim(-0.6, x[-1] + 0.6)
             ax.set_title("\n".join(textwrap.wrap(split.title, 8 * len(x))), fontsize=9.5)
-            if 0 < at < len(of_loss):
-                ax.sharey(axes[0])
-                ax.tick_params(labelleft=False)
         axes[0].set_ylabel("contribution to ΔL (nats)")
         if of_accuracy:
             axes[len(of_loss)].set_ylabel("contribution to ΔA (points)")
@@ -284,19 +273,26 @@ def along_training(
     rows: Sequence[str],
     columns: Sequence[str],
     panels: Sequence[Sequence[tuple[Sequence[Line], Mapping[str, float]]]],
+    *,
+    same_scale: Collection[str] = (),
 ) -> Figure:
-    """A grid of small panels, a colour a label; levels are dashed."""
+    """A grid of small panels, a colour a label; levels are dashed. The columns ``same_scale`` share a row's scale."""
     with _style():
         figure = _figure(width=9, height=2.1 * len(rows) + 0.7)
         axes = figure.subplots(len(rows), len(columns), sharex="row", squeeze=False)
+        alike = [at for at, title in enumerate(columns) if title in same_scale]
         for row, (name, line) in enumerate(zip(rows, panels, strict=True)):
-            for ax, title, (curves, levels) in zip(axes[row], columns, line, strict=True):
+            for at in alike[1:]:
+                axes[row, at].sharey(axes[row, alike[0]])
+            for ax, (curves, _) in zip(axes[row], line, strict=True):
                 for index, curve in enumerate(curves):
                     colour = PALETTE[index]
                     ax.plot(curve.epochs, curve.mean, color=colour, linewidth=1.5, label=curve.label)
                     ax.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.25, linewidth=0)
+            for ax, title, (_, levels) in zip(axes[row], columns, line, strict=True):
                 draw_levels(ax, levels, "y", percent if "accuracy" in title else nats)
                 ax.tick_params(labelsize=8.5)
+                ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 if row == 0:
                     ax.set_title(title)
                 if row == len(rows) - 1:
@@ -307,9 +303,6 @@ def along_training(
         return figure
 
 
-_INSET_CORNERS = ((0.09, 0.1), (0.63, 0.5), (0.63, 0.1), (0.09, 0.5))  # in shares of the axes
-
-
 def _whole_plane(
     ax: Axes,
     loss: Float[np.ndarray, " condition"],
@@ -317,37 +310,29 @@ def _whole_plane(
     colours: np.ndarray,
     references: Mapping[str, tuple[float, float]],
 ) -> None:
-    """A small picture of all conditions with the references, each a line across and one upwards.
-
-    In the corner in which it covers the fewest conditions.
-    """
-    at = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([loss, accuracy])))
-    # with the inset's own labels
-    covered = [
-        int(((at > (x - 0.09, y - 0.1)) & (at < (x + 0.37, y + 0.5))).all(axis=1).sum()) for x, y in _INSET_CORNERS
-    ]
-    inset = ax.inset_axes((*_INSET_CORNERS[int(np.argmin(covered))], 0.35, 0.42))
-    inset.scatter(loss, accuracy, s=5, c=colours, linewidths=0)
+    """All conditions with the references, each a line across and one upwards."""
+    ax.scatter(loss, accuracy, s=5, c=colours, linewidths=0)
     for name, (nats_of, share) in references.items():
-        inset.axvline(nats_of, **DASHED)
-        inset.axhline(share, **DASHED)
-        inset.annotate(
+        ax.axvline(nats_of, **DASHED)
+        ax.axhline(share, **DASHED)
+        ax.annotate(
             f"{name}: {nats(nats_of)}, {percent(share)}",
             (nats_of, 0.12),
-            xycoords=inset.get_xaxis_transform(),
-            xytext=(-2, 0),
+            xycoords=ax.get_xaxis_transform(),
+            xytext=(2, 0),
             textcoords="offset points",
-            ha="right",
+            ha="left",
             va="bottom",
             rotation="vertical",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3},
             **SMALL,
         )
-    inset.set_xlim(0, 1.04 * max([*loss, *(nats_of for nats_of, _ in references.values())]))
-    inset.set_ylim(bottom=-0.03 * accuracy.max())
-    inset.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    inset.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
-    inset.tick_params(labelsize=7.5)
-    inset.set_title("the whole plane", **SMALL)
+    ax.set_xlim(0, 1.12 * max([*loss, *(nats_of for nats_of, _ in references.values())]))
+    ax.set_ylim(bottom=-0.03 * accuracy.max())
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+    ax.tick_params(labelsize=7.5)
+    ax.set_title("the whole plane", **SMALL)
 
 
 def _make_room(ax: Axes, num_lines: int) -> None:
