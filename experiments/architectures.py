@@ -15,6 +15,7 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.baselines import references
+from lossjax.analysis.families import corrected
 from lossjax.analysis.replacement import Replacement, Tuned, replaced, tuned
 from lossjax.analysis.resampling import mean_interval, mean_intervals, two_way_interval
 from lossjax.analysis.tables import table, with_bounds
@@ -107,9 +108,12 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         sum(bool(np.isclose(one.rate, rate)) for one in runs.values()) for rate in (max(RATES), min(RATES))
     )
     return lj.Findings(
-        verdicts=(
-            *(verdict for task in TASKS for verdict in verdicts(task, found[task])),
-            *(verdict for task in TASKS for verdict in any_two(task, runs)),
+        verdicts=corrected(
+            [
+                *(verdict for task in TASKS for verdict in verdicts(task, found[task])),
+                *(verdict for task in TASKS for verdict in any_two(task, runs)),
+            ],
+            lambda _: (0.0,),
         ),
         numbers={key: value for task in TASKS for key, value in numbers(task, runs, found[task], often[task]).items()}
         | shares,

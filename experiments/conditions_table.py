@@ -29,6 +29,7 @@ from lossjax.analysis.conditions import (
     inverted_pairs,
     taken_apart,
 )
+from lossjax.analysis.families import corrected
 from lossjax.analysis.findings import Outcome
 from lossjax.analysis.inversions import Inversions, inversions
 from lossjax.analysis.pairs import disagreeing_share
@@ -147,7 +148,7 @@ def joined(found: Mapping[str, lj.Findings]) -> lj.Findings:
     """Those of all data as one: numbers and notes by the data's name, tables with a column for it."""
     names = dict.fromkeys(name for one in found.values() for name in one.tables)
     return lj.Findings(
-        verdicts=tuple(verdict for one in found.values() for verdict in one.verdicts),
+        verdicts=corrected([verdict for one in found.values() for verdict in one.verdicts], compared_with),
         numbers={
             f"{DATA_NAMES[data]}: {name}": number for data, one in found.items() for name, number in one.numbers.items()
         },
@@ -263,6 +264,15 @@ def verdicts(
             judge(head, num_seeds=num_seeds),
         ),
     )
+
+
+def compared_with(verdict: lj.Verdict) -> tuple[float, ...]:
+    """The limit of its rule that decides."""
+    if verdict.claim == "C8":
+        return (0.0,)
+    if verdict.rule == RARE_RULE:
+        return (RARE,)
+    return (NEGLIGIBLE,) if verdict.outcome in ("refuted", "in part") else (OFTEN,)
 
 
 def how_often(rate: lj.Interval, num_seeds: int) -> Outcome:

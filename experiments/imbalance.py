@@ -17,6 +17,7 @@ from scipy import stats
 
 import lossjax as lj
 from lossjax.analysis.baselines import Baseline, references, uniform
+from lossjax.analysis.families import corrected
 from lossjax.analysis.groups import GroupRuns, HeadGain, by_group, head_gain
 from lossjax.analysis.proportions import wilson
 from lossjax.analysis.resampling import mean_interval, mean_intervals
@@ -184,9 +185,12 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
         off_the_prior[f"{NAMES[CONTROL]}: share of seed 0's labels that lie off the prior"] = misplaced(0.0)
     remedies, changes = remedy_table(histories), remedy_changes(histories)
     return lj.Findings(
-        verdicts=(
-            *(verdict for name in runs for verdict in verdicts(name, runs[name], bought.get(name))),
-            *([against_the_control(bought[CONTROL], bought[STEEPEST])] if len(bought) == 2 else []),
+        verdicts=corrected(
+            [
+                *(verdict for name in runs for verdict in verdicts(name, runs[name], bought.get(name))),
+                *([against_the_control(bought[CONTROL], bought[STEEPEST])] if len(bought) == 2 else []),
+            ],
+            lambda _: (0.0,),
         ),
         numbers={
             **{key: value for name in runs for key, value in numbers(name, runs[name]).items()},
@@ -214,7 +218,7 @@ def analyse(histories: Mapping[str, lj.History]) -> lj.Findings:
             "has its own.",
             "The control's prior is uniform, its training set is not: 12,000 labels drawn from 3,000 equal classes are "
             "4 a class give or take 2, and head, middle and tail are what chance made of them.",
-            *corrected(runs, changes),
+            *after_holm(changes),
             *(
                 f"The tail of {NAMES[name]} never exceeds an accuracy of {found.group_accuracy[:, :, -1].max():.1%}: "
                 "when it comes to half of that is told by a handful of examples."
@@ -251,34 +255,20 @@ def at_the_end(name: str, history: lj.History, often: np.ndarray) -> dict[str, l
     return found
 
 
-def corrected(runs: Mapping[str, GroupRuns], changes: Mapping[str, np.ndarray]) -> list[str]:
-    """What Holm's correction leaves of the contrasts of C5 over places, and of the remedies' gains."""
-    delays, later = {}, {}
-    for name, found in runs.items():
-        delays[NAMES[name]] = found.delay()
-        later[NAMES[name]] = found.later(NEAR, LEAST_FALL)
-    families = {
-        "The delays of the tail over places": delays,
-        "The later falls over places": later,
-        "The changes of balanced accuracy over remedies": {
-            name: change for name, change in changes.items() if "balanced accuracy" in name
-        },
-    }
-    told = []
-    for family, contrasts in families.items():
-        values = {name: one for name, one in contrasts.items() if len(one) > 1}
-        raw = np.array([stats.ttest_1samp(one, 0.0).pvalue for one in values.values()])
-        if len(raw) == 0:
-            continue
-        adjusted = holm(raw)
-        failed = [
-            f"{name} (p = {p:.2g})" for name, p, alone in zip(values, adjusted, raw, strict=True) if alone < 0.05 <= p
-        ]
-        told.append(
-            f"{family}, with Holm's correction at 5 %: {int((adjusted < 0.05).sum())} of {len(raw)} differ from 0"
-            + (f"; differing alone only: {', '.join(failed)}." if failed else ", the same as without.")
-        )
-    return told
+def after_holm(changes: Mapping[str, np.ndarray]) -> list[str]:
+    """What Holm's correction leaves of the remedies' changes of balanced accuracy."""
+    values = {name: one for name, one in changes.items() if "balanced accuracy" in name and len(one) > 1}
+    if not values:
+        return []
+    raw = np.array([stats.ttest_1samp(one, 0.0).pvalue for one in values.values()])
+    adjusted = holm(raw)
+    tested = zip(values, adjusted, raw, strict=True)
+    failed = [f"{name} (p = {p:.2g})" for name, p, alone in tested if alone < 0.05 <= p]
+    return [
+        "The changes of balanced accuracy over remedies, with Holm's correction at 5 %: "
+        f"{int((adjusted < 0.05).sum())} of {len(raw)} differ from 0"
+        + (f"; differing alone only: {', '.join(failed)}." if failed else ", the same as without.")
+    ]
 
 
 def against_the_control(control: HeadGain, steepest: HeadGain) -> lj.Verdict:
