@@ -23,7 +23,7 @@ class Reliability:
         kept: probability that a random pair of configurations keeps its order; ½ is chance. A tie keeps it half.
         kept_top: the same for pairs of which both are in the better half of the first measurement. Fresh luck brings
             these together, so it lies below ``kept`` where there is much noise. Which configurations are in that half
-            is not resampled: its interval covers 88–95 %, those of the others 92–98 % (results/coverage).
+            is not resampled: its interval covers 95–98 %, those of the others 96–97 % (results/coverage).
         rank_correlation: intraclass correlation of ranks, ICC(C,1) (McGraw & Wong 1996): the mean Spearman correlation
             between a measurement and a fresh one.
         num_configs, num_seeds: what it was estimated from; the seeds of the first measurement.
