@@ -197,7 +197,7 @@ def result(seconds: list[float], count: float, **facts) -> dict:
 
 @pytest.fixture
 def measured() -> dict:
-    """A workload whose ratios are known: 4 in member-steps, 8 in runs; η 1/4."""
+    """A workload whose ratios are known: 4 in member-steps, 8 in runs; η 1/4, by XLA's slower product more."""
     workload = WORKLOADS["W1"]
     bound = workload.flops / 1e11 + workload.transcendentals / 1e10
     made = {
@@ -223,8 +223,8 @@ def measured() -> dict:
         LOOP: result([1.0, 1.0, 1.0], 10, epochs=5),  # a tenth of a run each
     }
     peak = {
-        "xla": result([1.0, 2.0], 1e11),
-        "blas": result([0.5, 2.0], 1e11),
+        "xla": result([2.0, 4.0], 1e11),
+        "blas": result([1.0, 2.0], 1e11),
         "tanh": result([1.0, 1.0], 1e10),
     }
     gate = {"steps": 20, "tolerance": 1e-4, "largest_relative_difference": {OURS: 1e-7, PLAIN: 2e-6}}
@@ -252,7 +252,7 @@ def test_ratios_limit_and_scale_are_those_of_the_times(measured):
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((4, 4, 4))  # of neighbours, which vary together
     eta = numbers["W1: η"]
     assert (eta.estimate, eta.low, eta.high) == pytest.approx((1 / 4, 1 / 4.2, 1 / 3.8))
-    assert numbers["W1: η against the fastest product of any library"].estimate < eta.estimate
+    assert numbers["W1: η against XLA's own product"].estimate > eta.estimate
     assert numbers["W1: whole runs a second over PyTorch, a process a core"].estimate == 8
     assert numbers[f"W1: whole runs a second over {LOOP}"].estimate == 16
     assert numbers["W1, 64 to 4,096 members: slowest member-steps a second over fastest"].estimate == pytest.approx(1)
