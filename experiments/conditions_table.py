@@ -267,12 +267,12 @@ def verdicts(
 
 
 def compared_with(verdict: lj.Verdict) -> tuple[float, ...]:
-    """The limit of its rule that decides."""
+    """The limits of its rule that decide."""
     if verdict.claim == "C8":
         return (0.0,)
     if verdict.rule == RARE_RULE:
         return (RARE,)
-    return (NEGLIGIBLE,) if verdict.outcome in ("refuted", "in part") else (OFTEN,)
+    return {"refuted": (NEGLIGIBLE,), "in part": (NEGLIGIBLE, OFTEN)}.get(verdict.outcome, (OFTEN,))
 
 
 def how_often(rate: lj.Interval, num_seeds: int) -> Outcome:

@@ -46,6 +46,9 @@ def test_no_bounds_and_no_width():
     assert beyond_p(lj.Interval.without_bounds(3.0), 0.0, 50) == 1.0
     assert beyond_p(lj.Interval(1.0, 1.0, 1.0), 0.0, 50) == 0.0
     assert beyond_p(lj.Interval(1.0, 1.0, 1.0), 1.0, 50) == 1.0
+    # an estimate outside its own interval: half the width
+    expected = 2 * stats.norm.sf(0.5 / 0.1 * stats.norm.ppf(0.975))
+    assert beyond_p(lj.Interval(0.5, 0.6, 0.8), 0.0, 50) == pytest.approx(expected)
 
 
 def test_what_stands_alone_may_not_stand_among_several():

@@ -150,6 +150,18 @@ def test_calibration_errors_equal_a_loop_over_bins(num_examples: int, bins: int)
         np.testing.assert_allclose(metrics[f"ece_{scheme}"], expected, rtol=1e-5, err_msg=scheme)
 
 
+@pytest.mark.parametrize("sizes", [(1, 5, 194), (14, 15, 171), (0, 16, 184)])
+def test_calibration_errors_of_groups_with_fewer_examples_than_bins(sizes: tuple[int, int, int]) -> None:
+    logits, labels = _draw(200, 10)
+    labels = np.repeat(np.int32([0, 1, 2]), sizes)
+    metrics = _measure(logits, labels, jnp.minimum(jnp.arange(10), 2))
+    for group in np.flatnonzero(sizes):
+        of_group = labels == group
+        for scheme in ("width", "mass"):
+            expected = _ece_by_loop(logits[of_group], labels[of_group], CONFIG.bins, scheme)
+            np.testing.assert_allclose(metrics[f"group_ece_{scheme}"][group], expected, rtol=1e-5, err_msg=scheme)
+
+
 def test_confidence_one_is_in_the_last_bin() -> None:
     logits = np.zeros((20, 3), np.float32)
     logits[:, 0] = 200

@@ -1,4 +1,8 @@
-"""Families: the verdicts of one claim together, with Holm's correction for being several (METHODS: within a claim)."""
+"""Families: the verdicts of one claim together, with Holm's correction for being several (METHODS: within a claim).
+
+A family is the rows of a claim in one experiment, which is what a report can hold to: another experiment on the same
+claim, run later, does not change the verdicts of this one.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from lossjax.analysis.resampling import FEW_UNITS
 from lossjax.analysis.significance import holm
 
 HOLM_AMENDED = (
-    "what is supported or refuted must pass Holm's correction at 5 % over all rows of the claim, as METHODS asks; as "
+    "what is supported or refuted must pass Holm's correction at 5 % over the rows of the claim in this experiment; as "
     "written each row was judged by its own interval"
 )
 
@@ -30,7 +34,8 @@ def corrected(
     own interval beside.
 
     Args:
-        verdicts: by the rule of each alone; the rows of a claim are one family, also where some are unresolved.
+        verdicts: of one experiment, by the rule of each alone; the rows of a claim are one family, also where some are
+            unresolved.
         limits: what a verdict's interval was compared with, one number, or both of an equivalence.
         num_units: what its interval is over.
     """
@@ -53,12 +58,15 @@ def beyond_p(interval: Interval, limit: float, num_units: int) -> float:
     """Two-sided p that the estimate differs from ``limit``, from its interval alone (Altman & Bland 2011).
 
     The standard error is that of the side that faces the limit: its reach over the quantile it was made with, Student's
-    below 20 units and the normal one from there. Without bounds 1; without a width 0, or 1 at the limit itself.
+    below 20 units and the normal one from there; half the width where the estimate lies outside its own interval, as a
+    shifted one may. Without bounds 1; without a width 0, or 1 at the limit itself.
     """
     if np.isnan([interval.low, interval.high]).any() or num_units < 2:
         return 1.0
     distance = abs(interval.estimate - limit)
     reach = interval.high - interval.estimate if limit > interval.estimate else interval.estimate - interval.low
+    if reach < 0:
+        reach = (interval.high - interval.low) / 2
     if reach == 0:
         return 0.0 if distance > 0 else 1.0
     distribution = stats.t(num_units - 1) if num_units < FEW_UNITS else stats.norm()

@@ -333,9 +333,11 @@ def _ece_mass(
         ends = jnp.concatenate([jnp.zeros(1), cumulative, jnp.sum(columns[:, 1], keepdims=True)])
         return jnp.sum(jnp.abs(jnp.diff(ends)))
 
-    counts = jnp.sum(slices, axis=1).astype(jnp.int32)
-    ranks = -(-jnp.arange(1, bins) * counts[:, None] // bins)  # the first of each bin but the lowest
-    return jax.vmap(of_slice)(keys, of_rank(ranks), ranks, slices)
+    counts = jnp.sum(slices, axis=1).astype(jnp.int32)[:, None]
+    ranks = -(-jnp.arange(1, bins) * counts // bins)  # the first of each bin but the lowest
+    # with fewer examples than bins the last ones are empty: they begin where the slice ends
+    edges = of_rank(jnp.clip(ranks, 0, counts - 1))
+    return jax.vmap(of_slice)(keys, edges, ranks, slices)
 
 
 def _quantiles(
