@@ -192,7 +192,8 @@ def _scan(inputs: Array, weights: Array, mask: Array | None, *, save: bool) -> t
     their tanh.
     """
     hidden = weights.shape[0] // 4
-    transposed = weights.T
+    # turned once: in steps that are written out each product would turn the weights again
+    transposed = apart(jnp.transpose)(weights) if save else weights.T
     tanh, states = (apart(jnp.tanh), apart(_next_states)) if save else (jnp.tanh, _next_states)
 
     def step(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], tuple]:
