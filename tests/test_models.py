@@ -16,7 +16,7 @@ from lossjax.models.conv import Conv, Convolution
 from lossjax.models.dense import Dense
 from lossjax.models.lstm import LSTM, lstm_layer
 from lossjax.models.model import LayerNorm, Linear, apart, dropout, pool
-from lossjax.models.transformer import Transformer, sinusoids
+from lossjax.models.transformer import Transformer, _attention, sinusoids
 
 BATCH, TIME, FEATURES, CLASSES, TOKENS = 5, 7, 3, 4, 6
 
@@ -383,6 +383,23 @@ def test_transformer_layer_is_pytorch_with_the_same_weights():
     np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, inputs, mask), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [1.0, 100.0])  # scores of some hundred, whose exponentials alone would overflow
+def test_attention_and_its_gradients_are_those_of_jax(masked, size):
+    *parts, weights = jax.random.normal(jax.random.key(0), (4, BATCH, TIME, 2, 4))
+    parts = [part * scale for part, scale in zip(parts, (size, 1.0, 1.0), strict=True)]
+    mask = jnp.arange(TIME) < jnp.arange(2, 2 + BATCH)[:, None] if masked else None
+    spread = None if mask is None else mask[:, None, None, :]
+
+    def values_and_gradients(attend):
+        return jax.vjp(attend, *parts)[0], *jax.vjp(attend, *parts)[1](weights)
+
+    ours = values_and_gradients(lambda *parts: _attention(*parts, mask))
+    theirs = values_and_gradients(lambda *parts: jax.nn.dot_product_attention(*parts, mask=spread))
+    for mine, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-5 * size)
+
+
 def test_learned_positions_serve_shorter_inputs_and_refuse_longer_ones():
     model = Transformer(width=8, heads=2, num_classes=CLASSES)
     params = parameters(model, features())
@@ -420,9 +437,10 @@ def test_sinusoids_turn_by_a_fixed_angle_a_step():
     ],
     ids=["conv-1", "conv-4", "conv-5", "conv-9", "linear", "norm"],
 )
-def test_layers_and_their_gradients_are_those_of_flax(ours, flax):
+@pytest.mark.parametrize("num_features", [FEATURES, 9, 40])  # 40 = 5 · 8: halves of it are added up, 9 has none
+def test_layers_and_their_gradients_are_those_of_flax(ours, flax, num_features):
     """Their gradients are written by hand, to be fast when mapped on a CPU."""
-    inputs = features()
+    inputs = jax.random.normal(jax.random.key(0), (BATCH, TIME, num_features))
     params = perturbed(parameters(flax, inputs))
     assert jax.tree.map(jnp.shape, parameters(ours, inputs)) == jax.tree.map(jnp.shape, params)
 

@@ -140,34 +140,31 @@ class Linear(nn.Module):
 
 @jax.custom_vjp
 def add_to_rows(rows: Float[Array, "row feature"], vector: Float[Array, " feature"]) -> Float[Array, "row feature"]:
-    """``rows + vector``, whose gradient by the vector is a product instead of a sum over rows.
+    """``rows + vector``, whose gradient by the vector is a sum of its own.
 
     XLA puts all that leads to a sum's operand inside the sum, so a gradient that is used elsewhere, too, would be
-    computed anew for each bias. It does the same to products with one row, hence two in ``_sum_of_rows``.
+    computed anew for each bias.
     """
     return rows + vector
 
 
 def _sum_of_rows(rows: Float[Array, "row feature"]) -> Float[Array, " feature"]:
-    return (_constant(1.0, (2, len(rows)), rows) @ rows)[0]
+    return rows.sum(axis=0)
 
 
-def _constant(value: float, shape: tuple[int, ...], like: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A constant with the member axis of ``like`` under vmap.
-
-    One without would make a single product of all members of a tile, and a member's last bits depend on their number.
-    """
-    return jnp.full(shape, value, like.dtype) + 0.0 * like[(0,) * like.ndim]
+add_to_rows.defvjp(
+    lambda rows, vector: (rows + vector, None), lambda _, gradient: (gradient, apart(_sum_of_rows)(gradient))
+)
 
 
-add_to_rows.defvjp(lambda rows, vector: (rows + vector, None), lambda _, gradient: (gradient, _sum_of_rows(gradient)))
+SHORT = 8  # features of which a sum is taken one by one
 
 
 class LayerNorm(nn.Module):
     """Layer normalisation of the last axis (Ba et al. 2016), with ``torch.nn.LayerNorm``'s epsilon, 1e-5.
 
     Its gain is the parameter "scale". The same as ``nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)``, with a
-    gradient that keeps the normalised values and takes every sum as a product: a CPU adds floats one after another.
+    gradient that keeps the normalised values.
     """
 
     @nn.compact
@@ -184,27 +181,41 @@ def _normalise(rows: Array, scale: Array, bias: Array) -> Array:
 
 
 def _normalise_forward(rows: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-    # the fast variance E[x²] - E[x]² would cancel where the mean is large
-    centred = rows - _mean_of_features(rows)
-    inverse = jax.lax.rsqrt(_mean_of_features(centred * centred) + 1e-5)
-    normal = centred * inverse
+    normal, inverse = apart(_standardise)(rows)
     return normal * scale + bias, (normal, inverse, scale)
 
 
 def _normalise_backward(saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array, Array]:
-    normal, inverse, scale = saved
+    return apart(_normalise_gradients)(*saved, gradient)
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _standardise(rows: Float[Array, "row feature"]) -> tuple[Float[Array, "row feature"], Float[Array, "row 1"]]:
+    """Rows of mean 0 and variance 1, and one over the standard deviation they had."""
+    # the fast variance E[x²] - E[x]² would cancel where the mean is large
+    centred = rows - _mean_of_features(rows)
+    inverse = jax.lax.rsqrt(_mean_of_features(centred * centred) + 1e-5)
+    return centred * inverse, inverse
+
+
+def _normalise_gradients(normal: Array, inverse: Array, scale: Array, gradient: Array) -> tuple[Array, Array, Array]:
+    """By the rows, the scale and the bias."""
     scaled = gradient * scale
     along = _mean_of_features(scaled * normal)
     d_rows = inverse * (scaled - _mean_of_features(scaled) - normal * along)
     return d_rows, _sum_of_rows(gradient * normal), _sum_of_rows(gradient)
 
 
-_normalise.defvjp(_normalise_forward, _normalise_backward)
-
-
 def _mean_of_features(rows: Float[Array, "row feature"]) -> Float[Array, "row 1"]:
+    """Halves are added while there are two long ones: many sums at a time, where XLA on a CPU adds float to float."""
     width = rows.shape[-1]
-    return (rows @ _constant(1 / width, (width, 2), rows))[:, :1]
+    added = rows
+    while added.shape[-1] > SHORT and added.shape[-1] % 2 == 0:
+        half = added.shape[-1] // 2
+        added = added[:, :half] + added[:, half:]
+    return added.sum(axis=-1, keepdims=True) / width
 
 
 def symmetric_uniform(limit: float) -> Initializer:

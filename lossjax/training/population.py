@@ -182,7 +182,10 @@ def train_members(
             if "RESOURCE_EXHAUSTED" not in str(error) or program.tile == 2:
                 raise
             half = max(2, program.tile // 2)
-            warnings.warn(f"a device ran out of memory with tile={program.tile}; going on with {half}", stacklevel=2)
+            bits = ", whose metrics can have other last bits than those of 4, 8 and 16" if half == 2 else ""
+            warnings.warn(
+                f"a device ran out of memory with tile={program.tile}; going on with {half}{bits}", stacklevel=2
+            )
             program = compile_program(cell, tuple(members.hyperparams), half, program.devices)
     return joined(done)
 
