@@ -10,7 +10,8 @@ from hypothesis import strategies
 from scipy import special
 
 from lossjax.analysis import attribution, calibration
-from lossjax.analysis.comparison import Records, compare, compare_records
+from lossjax.analysis.comparison import compare, compare_records
+from lossjax.analysis.records import Records
 from lossjax.analysis.regimes import Flat
 
 

@@ -7,8 +7,9 @@ import numpy as np
 
 import lossjax as lj
 from lossjax.analysis.calibration import scores
-from lossjax.analysis.comparison import Records, compare_records
+from lossjax.analysis.comparison import compare_records
 from lossjax.analysis.onset import Onset, adequate_evaluations, best_evaluation, onset, survival
+from lossjax.analysis.records import Records
 from lossjax.analysis.regimes import DIVERGENCE, Flat, windows
 from lossjax.analysis.resampling import mean_interval
 from simulated.targets import BEST, MEANS_OF_SEEDS, NEVER, NO_FALSE_ALARM, NOT_JUDGED, SHARES, Row, covers

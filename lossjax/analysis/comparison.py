@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,18 +12,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from lossjax.analysis.attribution import CELLS, Cell, Influence, cell_shares, four_cells, influence, tail_examples
 from lossjax.analysis.calibration import assign_folds, checked, fit_temperature, scores
 from lossjax.analysis.interval import Interval
-from lossjax.analysis.proportions import (
-    bonett_price,
-    check_names,
-    clustered_bonett_price,
-    clustered_wilson,
-    mcnemar_p,
-    two_examples_added,
-    unseen_bounds,
-    wilson,
-)
+from lossjax.analysis.populations import intervals_at_levels
+from lossjax.analysis.proportions import accuracy_change, mcnemar_p, two_examples_added
+from lossjax.analysis.records import Records, as_members, check_pair
 from lossjax.analysis.regimes import FLAT, UNDECIDED, Flat, flat_level, movement, regimes
-from lossjax.analysis.resampling import Means, mean_distribution, two_way_distribution
 from lossjax.analysis.significance import (
     detectable_effect,
     number_needed,
@@ -92,14 +83,6 @@ class Comparison:
     refused: str | None
     smallest_p: float | None
     detectable_loss: float | None
-
-
-class Records(NamedTuple):
-    """What is kept of a model's logits: each [example], or [member, example] for a population."""
-
-    loss: Float[np.ndarray, "*member example"]
-    correct: Bool[np.ndarray, "*member example"]
-    refined: Float[np.ndarray, "*member example"] | None = None  # the loss at the cross-fitted temperature
 
 
 def compare(
@@ -186,9 +169,9 @@ def compare_records(
     exact test at ``level``, below 6 pairs or two groups of 4 at 95 %, get no verdict (``Comparison.refused``). ``tail``
     marks the examples of classes below the median training count (``tail_examples``).
     """
-    side_a, side_b = _as_members(a), _as_members(b)
+    side_a, side_b = as_members(a), as_members(b)
     single = np.ndim(a.loss) == 1
-    _check(a, b, same_seeds, {"groups": groups, "clusters": clusters, "tail": tail})
+    check_pair(a, b, same_seeds, {"groups": groups, "clusters": clusters, "tail": tail})
     change = side_b.loss.mean(axis=0) - side_a.loss.mean(axis=0)  # [example], means over members
     hit_change = side_b.correct.mean(axis=0) - side_a.correct.mean(axis=0)
 
@@ -201,7 +184,7 @@ def compare_records(
         populations = [(1, differences | {str(cell): values for cell, values in cells.items()})]
     else:
         populations = [(-1, columns_a), (1, columns_b)]
-    wide, narrow = _intervals(populations, clusters, (level, flat_level(level)), seed)
+    wide, narrow = intervals_at_levels(populations, clusters, (level, flat_level(level)), seed)
     for found in (wide, narrow):
         resampled = found["accuracy"]
         if single:
@@ -263,32 +246,6 @@ def _needed(variance: float, delta: float, level: float) -> float:
     return number_needed(variance, delta, level=level) if delta > 0 else math.inf
 
 
-def accuracy_change(
-    change: Float[np.ndarray, " example"],
-    clusters: Shaped[np.ndarray, " example"] | None = None,
-    *,
-    level: float = 0.95,
-) -> Interval:
-    """Accuracy of b minus that of a, from each example's change: +1 where right with b only, −1 with a only, else 0."""
-    if clusters is not None:
-        return clustered_bonett_price(change, clusters, level=level)
-    return bonett_price(int((change > 0).sum()), int((change < 0).sum()), len(change), level=level)
-
-
-def accuracy_interval(
-    correct: Bool[np.ndarray, "member example"],
-    clusters: Shaped[np.ndarray, " example"] | None,
-    resampled: Interval,
-) -> Interval:
-    """Accuracy of one model by Wilson's interval, in clusters at their effective number; of several ``resampled``, over
-    members and examples, with bounds that know of errors not seen."""
-    if len(correct) > 1:
-        return unseen_bounds(resampled, correct.shape[1])
-    if clusters is not None:
-        return clustered_wilson(correct[0], clusters, level=resampled.level)
-    return wilson(int(correct.sum()), correct.size, level=resampled.level)
-
-
 def _columns(
     side: Records, groups: np.ndarray | None, scale_share: float | None
 ) -> dict[str, Float[np.ndarray, "member example"]]:
@@ -328,43 +285,12 @@ def _detectable_loss(a: Records, b: Records, seeds: tuple[int, int | None], leve
     return detectable_effect(float(spread), *seeds, level=level)
 
 
-def _intervals(
-    populations: Sequence[tuple[int, Mapping[str, np.ndarray]]],
-    clusters: np.ndarray | None,
-    levels: tuple[float, float],
-    seed: int,
-) -> list[dict[str, Interval]]:
-    """The interval of every column at each level, all from one set of resamples."""
-    names = list(populations[0][1])
-    stacked = [(sign, np.stack([columns[name] for name in names], axis=-1)) for sign, columns in populations]
-    means: Means
-    if len(stacked) == 1 and len(stacked[0][1]) == 1:
-        means = mean_distribution(stacked[0][1][0], clusters=clusters, seed=seed)
-    else:
-        if clusters is not None:
-            stacked = [(sign, cluster_values(values, clusters)) for sign, values in stacked]
-        means = two_way_distribution(stacked, seed=seed)
-    at_levels = [means.intervals(level) for level in levels]
-    return [{name: intervals[index] for index, name in enumerate(names)} for intervals in at_levels]
-
-
 def _ratio(share: float, spread: Interval, change: Interval) -> Interval | None:
     """The share with its bounds, from the interval of its linearised column; None where ΔL is not resolved."""
     if not change.excludes(0.0):
         return None
     bounds = sorted(share + bound / change.estimate for bound in (spread.low, spread.high))
     return Interval(share, bounds[0], bounds[1], spread.level)
-
-
-def cluster_values(
-    values: Float[np.ndarray, "member example column"], clusters: Shaped[np.ndarray, " example"]
-) -> Float[np.ndarray, "member cluster column"]:
-    """One value a cluster, with the mean of the examples and the spread of a ratio of sums to sizes."""
-    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    mean = values.mean(axis=(0, 1))
-    sums = np.zeros((len(sizes), len(values), len(mean)))
-    np.add.at(sums, index, (values - mean).swapaxes(0, 1))
-    return mean + sums.swapaxes(0, 1) * len(sizes) / len(index)
 
 
 def _cells_of_all_pairs(a: Records, b: Records, level: float) -> dict[Cell, Interval]:
@@ -391,33 +317,3 @@ def _sides_of_cells(a: Records, b: Records) -> list[tuple[np.ndarray, np.ndarray
     right = (a.correct, b.correct)
     wrong = (~a.correct, ~b.correct)
     return [(right[0], right[1]), (right[0], wrong[1]), (wrong[0], right[1]), (wrong[0], wrong[1])]
-
-
-def _as_members(records: Records) -> Records:
-    """With a member axis and float64 losses, checked."""
-    loss, correct = np.atleast_2d(np.asarray(records.loss, dtype=np.float64)), np.atleast_2d(records.correct)
-    refined = None if records.refined is None else np.atleast_2d(np.asarray(records.refined, dtype=np.float64))
-    if correct.shape != loss.shape or loss.ndim != 2 or (refined is not None and refined.shape != loss.shape):
-        raise ValueError(f"loss {loss.shape}, correct {correct.shape} and refined must be [member, example] all three")
-    if not np.isin(correct, (0, 1)).all():
-        raise ValueError("correct has values that are neither true nor false; leave out what was not predicted")
-    if not np.isfinite(loss).all():
-        raise ValueError("losses are not all finite; leave non-finite members out and report their share")
-    return Records(loss, correct.astype(bool), refined)
-
-
-def _check(a: Records, b: Records, same_seeds: bool, by_example: Mapping[str, np.ndarray | None]) -> None:
-    shapes = np.shape(a.loss), np.shape(b.loss)
-    if len(shapes[0]) != len(shapes[1]) or shapes[0][-1] != shapes[1][-1]:
-        raise ValueError(f"records of shapes {shapes[0]} and {shapes[1]} are not over the same examples")
-    if len(shapes[0]) == 2 and min(shapes[0][0], shapes[1][0]) < 2:
-        raise ValueError("a population of one member shows no variance between seeds; drop its member axis")
-    if same_seeds and shapes[0] != shapes[1]:
-        raise ValueError(f"same_seeds=True needs pairs of members, but there are {shapes[0][0]} and {shapes[1][0]}")
-    if (a.refined is None) != (b.refined is None):
-        raise ValueError("refined losses are given for one of the two models only; give both or neither")
-    for name, array in by_example.items():
-        if array is not None and np.shape(array) != shapes[0][-1:]:
-            raise ValueError(f"{name} has shape {np.shape(array)}, not one entry for each of {shapes[0][-1]} examples")
-        if array is not None:
-            check_names(array, name)

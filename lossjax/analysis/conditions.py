@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lossjax.analysis.comparison import Comparison, Records, compare_records
+from lossjax.analysis.comparison import Comparison, compare_records
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.inversions import Inversions
+from lossjax.analysis.records import Records
 from lossjax.analysis.resampling import mean_interval, two_way_interval
 from lossjax.analysis.summary import by_configuration, configurations
 from lossjax.analysis.tables import table

@@ -225,3 +225,29 @@ def check_names(names: Shaped[np.ndarray, " example"], what: str) -> None:
             f"{what} has names that are missing or of several kinds; give all whole numbers or all texts, and to an "
             "example without a name one of its own"
         )
+
+
+def accuracy_change(
+    change: Float[np.ndarray, " example"],
+    clusters: Shaped[np.ndarray, " example"] | None = None,
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Accuracy of b minus that of a, from each example's change: +1 where right with b only, −1 with a only, else 0."""
+    if clusters is not None:
+        return clustered_bonett_price(change, clusters, level=level)
+    return bonett_price(int((change > 0).sum()), int((change < 0).sum()), len(change), level=level)
+
+
+def accuracy_interval(
+    correct: Bool[np.ndarray, "member example"],
+    clusters: Shaped[np.ndarray, " example"] | None,
+    resampled: Interval,
+) -> Interval:
+    """Accuracy of one model by Wilson's interval, in clusters at their effective number; of several ``resampled``, over
+    members and examples, with bounds that know of errors not seen."""
+    if len(correct) > 1:
+        return unseen_bounds(resampled, correct.shape[1])
+    if clusters is not None:
+        return clustered_wilson(correct[0], clusters, level=resampled.level)
+    return wilson(int(correct.sum()), correct.size, level=resampled.level)

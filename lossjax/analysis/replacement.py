@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from lossjax.analysis.comparison import Comparison, Records, compare_records
+from lossjax.analysis.comparison import Comparison, compare_records
 from lossjax.analysis.interval import Interval
+from lossjax.analysis.records import Records
 from lossjax.analysis.resampling import mean_interval
 from lossjax.history import History
 

@@ -10,8 +10,10 @@ from jaxtyping import Int
 from scipy import stats
 
 from lossjax.analysis.attribution import frequency_groups
-from lossjax.analysis.comparison import Comparison, Records, accuracy_change
+from lossjax.analysis.comparison import Comparison
 from lossjax.analysis.interval import Interval
+from lossjax.analysis.proportions import accuracy_change
+from lossjax.analysis.records import Records
 from lossjax.diagnosis.answer import ClassChange, Example, Group
 from lossjax.diagnosis.measured import Measured, Settings, bounded, over_seeds
 from lossjax.diagnosis.subject import Subject

@@ -9,10 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from lossjax.analysis.comparison import accuracy_change, accuracy_interval, cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import adequate_evaluations, best_evaluation
-from lossjax.analysis.proportions import two_examples_added
+from lossjax.analysis.populations import cluster_values
+from lossjax.analysis.proportions import accuracy_change, accuracy_interval, two_examples_added
 from lossjax.diagnosis.answer import Choice, Goal
 from lossjax.diagnosis.measured import (
     Measured,

@@ -12,7 +12,9 @@ from scipy import stats
 from lossjax.analysis.attribution import CELLS, tail_examples
 from lossjax.analysis.calibration import scores
 from lossjax.analysis.calibration_error import confidence_error, reliability
-from lossjax.analysis.comparison import Comparison, Records, accuracy_interval, compare_records
+from lossjax.analysis.comparison import Comparison, compare_records
+from lossjax.analysis.proportions import accuracy_interval
+from lossjax.analysis.records import Records
 from lossjax.analysis.regimes import FLAT, Flat
 from lossjax.analysis.significance import detectable_effect
 from lossjax.diagnosis import advice, wording

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lossjax.analysis.calibration import assign_folds, calibration_interval, checked, fit_temperature, scores
-from lossjax.analysis.comparison import cluster_values
 from lossjax.analysis.interval import Interval
 from lossjax.analysis.onset import best_evaluation
+from lossjax.analysis.populations import cluster_values
 from lossjax.analysis.regimes import Flat
 from lossjax.analysis.resampling import mean_intervals, two_way_difference, two_way_interval
 from lossjax.diagnosis.outputs import FOLDS

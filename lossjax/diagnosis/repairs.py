@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lossjax.analysis.calibration import assign_folds
-from lossjax.analysis.comparison import Records
+from lossjax.analysis.records import Records
 from lossjax.analysis.rescaling import REPAIRS, repaired_losses
 from lossjax.analysis.rescaling import Repair as Kind
 from lossjax.diagnosis.answer import Repair

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from lossjax.analysis.comparison import Records
+from lossjax.analysis.records import Records
 from lossjax.diagnosis.measured import Measured, best_by_loss, chosen_by_other_folds
 from lossjax.diagnosis.subject import Subject
 
