@@ -123,7 +123,7 @@ def _scaling(scale: Table, numbers: Mapping[str, lj.Interval]) -> Figure:
     flat.set_ylabel("member-steps a second")
     flat.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     memory.plot(x, scale["peak_gib"][here], color=_COLOURS[OURS], marker="o", markersize=5)
-    memory.set_ylabel("peak memory of the process (GiB)")
+    memory.set_ylabel("peak memory (GiB)")
     for ax in (flat, memory):
         _log_x(ax, x)
         ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
@@ -166,7 +166,7 @@ def _legend(figure: Figure, arms: list[str]) -> None:
 
 
 def _interval(interval: lj.Interval) -> str:
-    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]".replace("-", "−")
 
 
 def _log_log(ax: Any, x: np.ndarray) -> None:
