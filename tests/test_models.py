@@ -426,18 +426,20 @@ def test_sinusoids_turn_by_a_fixed_angle_a_step():
 
 
 @pytest.mark.parametrize(
-    ("ours", "flax"),
+    ("ours", "flax", "num_features"),
     [
         *(
-            (Convolution(width=8, kernel_size=size), nn.Conv(8, (size,), padding="SAME"))
+            (Convolution(width=8, kernel_size=size), nn.Conv(8, (size,), padding="SAME"), FEATURES)
             for size in (1, 4, 5, 9)  # 9 is longer than the sequence
         ),
-        (Linear(8), nn.Dense(8)),
-        (LayerNorm(), nn.LayerNorm(epsilon=1e-5, use_fast_variance=False)),
+        (Linear(8), nn.Dense(8), FEATURES),
+        *(
+            (LayerNorm(), nn.LayerNorm(epsilon=1e-5, use_fast_variance=False), width)
+            for width in (FEATURES, 9, 40)  # of 40 halves are added up, down to 5
+        ),
     ],
-    ids=["conv-1", "conv-4", "conv-5", "conv-9", "linear", "norm"],
+    ids=["conv-1", "conv-4", "conv-5", "conv-9", "linear", "norm-3", "norm-9", "norm-40"],
 )
-@pytest.mark.parametrize("num_features", [FEATURES, 9, 40])  # 40 = 5 · 8: halves of it are added up, 9 has none
 def test_layers_and_their_gradients_are_those_of_flax(ours, flax, num_features):
     """Their gradients are written by hand, to be fast when mapped on a CPU."""
     inputs = jax.random.normal(jax.random.key(0), (BATCH, TIME, num_features))
