@@ -11,7 +11,7 @@ No ``lj.Experiment``: that one trains a sweep and analyses the stored histories,
 nothing else; here the times are the result, most of the work is done by other libraries, and a part that is stored
 already must not be passed over. What is committed has the same form (summary.json, CSV, report.md, figures).
 
-Exit codes: 0 done; 1 an arm failed the gate (nothing of that workload is timed); 2 wrong input; 75 stopped.
+Exit codes: 0 done; 1 an arm failed, or the gate (nothing of that workload is timed); 2 wrong input; 75 stopped.
 """
 
 import dataclasses
@@ -28,13 +28,14 @@ from speed.findings import findings
 from speed.record import Record, Section, num_cores, write_json
 from speed.sections import GateError, Settings, gpu_section, scale_section, startup_section, workload_section
 from speed.tables import markdown
+from speed.workers import WorkerError
 from speed.workloads import WORKLOADS
 
 from lossjax.reports.plots import save
 from lossjax.reports.report import write_findings, write_report
 
 QUESTION = "How fast is lossjax, against what people use today and against what the machine allows?"
-GATE_FAILED, WRONG_INPUT, STOPPED = 1, 2, 75
+ARM_FAILED, WRONG_INPUT, STOPPED = 1, 2, 75
 QUICK = ("W1", "scale", "startup")
 
 
@@ -64,8 +65,15 @@ def main() -> int:
     sections = sections_of(settings, options.device)
     chosen = options.only or (QUICK if options.quick and options.device == "cpu" else tuple(sections))
     unknown = [name for name in chosen if name not in sections]
+    wrong = None
     if unknown:
-        print(f"throughput: no section {unknown[0]!r}; the sections are {', '.join(sections)}", file=sys.stderr)
+        wrong = f"no section {unknown[0]!r}; the sections are {', '.join(sections)}"
+    elif settings.members < 1 or settings.repetitions < 1:
+        wrong = "--members and --repetitions are at least 1; give more, or leave them out"
+    elif options.json is not None and not options.json.parent.is_dir():
+        wrong = f"there is no folder {options.json.parent} to write {options.json} in; make it first"
+    if wrong is not None:
+        print(f"throughput: {wrong}", file=sys.stderr)
         return WRONG_INPUT
     folder = options.results / ("throughput-smoke" if options.quick else "throughput")
     record = Record.open(folder, shlex.join(["python", "experiments/throughput.py", *sys.argv[1:]]))
@@ -77,7 +85,11 @@ def main() -> int:
             record.measure(name, sections[name])
         except GateError as error:
             print(f"throughput: {error}", file=sys.stderr)
-            return GATE_FAILED
+            return ARM_FAILED
+        except WorkerError as error:
+            *_, reason = str(error).strip().splitlines()
+            print(f"throughput: {name} could not be measured: {reason}", file=sys.stderr)
+            return ARM_FAILED
         except KeyboardInterrupt:
             print("throughput: stopped; finished sections are kept, --resume leaves them out", file=sys.stderr)
             return STOPPED
@@ -103,8 +115,8 @@ def settings_of(options: Options) -> Settings:
         )
     return dataclasses.replace(
         settings,
-        members=options.members or settings.members,
-        repetitions=options.repetitions or settings.repetitions,
+        members=settings.members if options.members is None else options.members,
+        repetitions=settings.repetitions if options.repetitions is None else options.repetitions,
     )
 
 

@@ -127,6 +127,20 @@ def test_an_arm_of_several_processes_adds_up_their_work_and_passes_errors_on():
             arm.prepare("nothing")
 
 
+def test_processes_that_chose_different_numbers_of_runs_all_do_the_largest(monkeypatch):
+    asked = []
+
+    def answers(method, arguments):
+        asked.append((method, arguments))
+        return [{"members": 3, "epochs": 2}, {"members": 5, "epochs": 2}]
+
+    arm = Arm.__new__(Arm)
+    arm.info = {"processes": 2}
+    monkeypatch.setattr(arm, "_ask", answers)
+    assert arm.prepare("runs", seconds=1.0) == {"processes": 2, "members": 5, "epochs": 2}
+    assert asked == [("prepare_runs", {"seconds": 1.0}), ("share", {"members": 5})]
+
+
 def test_arms_alternate():
     order = []
 
@@ -244,6 +258,18 @@ def measured() -> dict:
         "scale": scale | {"made": made},
         "startup": startup | {"made": made},
     }
+
+
+def test_a_section_of_a_slowed_machine_says_so(measured):
+    slow = {
+        key: result | {"seconds": [2 * s for s in result["seconds"]]}
+        for key, result in measured["W1"]["machine"].items()
+    }
+    notes = findings.findings(measured | {"W2": measured["W1"] | {"machine": slow}}).notes
+    assert [("50% of the best section's" in note) for note in notes if "Peaks in the same call" in note] == [
+        False,
+        True,
+    ]
 
 
 def test_ratios_limit_and_scale_are_those_of_the_times(measured):

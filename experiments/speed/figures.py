@@ -32,7 +32,8 @@ def plot(findings: lj.Findings) -> dict[str, lj.Figure]:
         if "runs" in tables:
             drawn["gain"] = lj.Figure(
                 _gain(tables["steps"], tables["runs"], findings.numbers),
-                "Left: the time of a member-step, and the least that this machine's arithmetic allows (grey bar). "
+                "Left: the time of a member-step, and F / F_peak + S / S_peak of BENCHMARKS.md, its arithmetic at the "
+                "rates of the machine (grey bar). "
                 "Right: whole runs a second (train, evaluate each epoch, store), in units of "
                 "PyTorch with one process a core. Logarithmic; lines are the range of the repetitions.",
             )

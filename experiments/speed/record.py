@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +57,7 @@ def conditions() -> dict[str, Any]:
     """What a figure depends on besides the workload; no host's name."""
     return {
         "versions": versions((*PACKAGES, "scipy", "torch")),
-        "git_commit": git_commit(),
+        "git_commit": _commit(),
         "processor": _processor(),
         "cores": num_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -65,6 +66,16 @@ def conditions() -> dict[str, Any]:
         # the variables a user may have set are taken away from every arm
         "flags": "each library's defaults; lossjax sets its own",
     }
+
+
+def _commit() -> str | None:
+    """Of the code; what a benchmark writes into results/ makes no other code of it."""
+    commit = git_commit()
+    if commit is None or not commit.endswith("-dirty"):
+        return commit
+    changed = ["git", "status", "--porcelain", "--", "lossjax", "experiments", "pyproject.toml"]
+    found = subprocess.run(changed, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    return commit if found.returncode or found.stdout.strip() else commit.removesuffix("-dirty")
 
 
 def num_cores() -> int:

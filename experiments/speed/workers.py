@@ -85,8 +85,15 @@ class Arm:
         return self._ask(method, arguments)[0]
 
     def prepare(self, what: str, **arguments: Any) -> dict[str, Any]:
-        """Everything up to and including a warm-up; what is to be stated beside the figure."""
-        self.info = {**self.info, **self.call(f"prepare_{what}", **arguments)}
+        """Everything up to and including a warm-up; what is to be stated beside the figure.
+
+        Processes that chose to do different numbers of runs a repetition all do the largest.
+        """
+        prepared = self._ask(f"prepare_{what}", arguments)
+        self.info = {**self.info, **prepared[0]}
+        if len(prepared) > 1 and "members" in prepared[0]:
+            self.info["members"] = max(each["members"] for each in prepared)
+            self._ask("share", {"members": self.info["members"]})
         return self.info
 
     def repeat(self, what: str) -> Work:

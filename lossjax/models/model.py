@@ -123,7 +123,8 @@ class Linear(nn.Module):
     """``nn.Dense`` with the same parameters, on the last axis of ``values``, faster on a CPU to differentiate.
 
     All other axes are one, so that the weights' gradient is a product with one contracted axis and needs no transposed
-    copy of its factors, and the bias's is a product too (see ``add_to_rows``).
+    copy of its factors; for the bias's see ``add_to_rows``. Gradients are reverse-mode only (``jax.grad``, not
+    ``jax.jvp``).
     """
 
     width: int
