@@ -28,7 +28,7 @@ class Conv(nn.Module):
 
     Features enter through a linear layer, tokens through learned vectors. A layer's output at a step depends on
     ``kernel_size`` steps around it; steps before the start, after the end or left out by the mask count as zeros.
-    Dropout is applied on each residual branch.
+    Dropout is applied on each residual branch. Gradients are reverse-mode only (``jax.grad``, not ``jax.jvp``).
     """
 
     width: int

@@ -32,6 +32,7 @@ class Transformer(nn.Module):
     Features enter through a linear layer, tokens through learned vectors; positions are added to both. Every step
     attends to all steps that exist. Learned positions are as many as the input at initialisation has steps: later
     inputs may be shorter, not longer. Dropout is applied after the positions and on both residual branches of a layer.
+    Gradients are reverse-mode only (``jax.grad``, not ``jax.jvp``).
     """
 
     width: int
