@@ -111,6 +111,8 @@ def test_repetitions_count_what_they_did():
     sequence = torch_arms.Sequence(size)
     assert sequence.prepare_runs(seconds=1e-9, epochs=2)["members"] == 1
     assert sequence.repeat_runs().count == 1
+    sequence.share(2)
+    assert sequence.repeat_runs().count == 2
     mapped = torch_arms.Vmapped(size, members=3)
     assert mapped.prepare_runs(seconds=1e9, epochs=2)["epochs"] == 2
     assert mapped._run().shape == (2, 3, 2)

@@ -20,7 +20,7 @@ class Records(NamedTuple):
 
 
 def as_members(records: Records) -> Records:
-    """With a member axis and float64 losses, checked."""
+    """With a member axis and float64 losses. Raises ValueError for other shapes, or values that cannot be."""
     loss, correct = np.atleast_2d(np.asarray(records.loss, dtype=np.float64)), np.atleast_2d(records.correct)
     refined = None if records.refined is None else np.atleast_2d(np.asarray(records.refined, dtype=np.float64))
     if correct.shape != loss.shape or loss.ndim != 2 or (refined is not None and refined.shape != loss.shape):
@@ -33,6 +33,7 @@ def as_members(records: Records) -> Records:
 
 
 def check_pair(a: Records, b: Records, same_seeds: bool, by_example: Mapping[str, np.ndarray | None]) -> None:
+    """ValueError unless both are over the same examples, of which each array of ``by_example`` has one entry each."""
     shapes = np.shape(a.loss), np.shape(b.loss)
     if len(shapes[0]) != len(shapes[1]) or shapes[0][-1] != shapes[1][-1]:
         raise ValueError(f"records of shapes {shapes[0]} and {shapes[1]} are not over the same examples")
