@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from lossjax.models import lstm
 from lossjax.models.conv import Conv, Convolution
 from lossjax.models.dense import Dense
 from lossjax.models.lstm import LSTM, lstm_layer
-from lossjax.models.model import LayerNorm, Linear, apart, dropout, pool
+from lossjax.models.model import LayerNorm, Linear, dropout, gelu, pool, sum_of_products
 from lossjax.models.transformer import Transformer, _attention, sinusoids
 
 BATCH, TIME, FEATURES, CLASSES, TOKENS = 5, 7, 3, 4, 6
@@ -209,19 +210,23 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate():
     assert (values == 0).mean() == pytest.approx(0.3, abs=0.007)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="borders are for XLA's fusion on a CPU")
-def test_what_is_computed_apart_is_fused_with_nothing():
-    def program(wrap):
-        def product(values):
-            once = wrap(jnp.tanh)(values)
-            return jnp.sum(once[:, None] * once[None], axis=1)
+def test_gelu_and_its_gradient_are_the_normal_distributions():
+    values = np.concatenate([np.linspace(-9, 9, 1001), [0.0, 1e-30, -1e-30, 40.0, -40.0]])
+    below, density = scipy.stats.norm.cdf(values), scipy.stats.norm.pdf(values)
+    computed, pull = jax.vjp(gelu, jnp.asarray(values, jnp.float32))
+    np.testing.assert_allclose(computed, values * below, rtol=2e-7, atol=6e-7)
+    # not differentiated it is another program
+    np.testing.assert_allclose(gelu(jnp.asarray(values, jnp.float32)), values * below, rtol=2e-7, atol=6e-7)
+    (gradient,) = pull(jnp.full(len(values), 2.0))
+    np.testing.assert_allclose(gradient, 2 * (below + values * density), rtol=2e-7, atol=1e-6)
 
-        return jax.jit(jax.vmap(product)).lower(jnp.ones((3, 5, 7))).compile()
 
-    borders = program(apart)
-    assert " call(" in borders.as_text()
-    assert " call(" not in program(lambda function: function).as_text()
-    np.testing.assert_allclose(borders(jnp.ones((3, 5, 7))), 5 * np.tanh(1.0) ** 2, rtol=1e-5)
+@pytest.mark.parametrize("widths", [(3, 7), (7, 3), (4, 4)])
+def test_sum_of_products_is_a_product_whichever_factor_is_wider(widths):
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=(2, 50, width)).astype(np.float32) for width in widths)
+    mapped = jax.jit(jax.vmap(sum_of_products))(left, right)
+    np.testing.assert_allclose(mapped, left.astype(float).swapaxes(1, 2) @ right, rtol=1e-5, atol=1e-5)
 
 
 def test_pooling_takes_the_steps_that_exist():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 
 from lossjax.hyperparams import Hyperparams
 from lossjax.training.config import TrainConfig
@@ -84,6 +85,18 @@ def test_value_and_gradient_equal_torch(name: str, hparams: dict[str, float]) ->
 def test_cross_entropy_of_an_example_is_minus_the_log_probability_of_its_label() -> None:
     logits = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]], np.float32)) + 100
     np.testing.assert_allclose(cross_entropy(logits, np.int32([1, 2])), -np.log([0.3, 0.8]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 300])
+def test_gradient_of_cross_entropy_is_softmax_less_the_label(num_classes: int) -> None:
+    rng = np.random.default_rng(num_classes)
+    logits, labels = 30 * rng.normal(size=(5, num_classes)), rng.integers(0, num_classes, 5)
+    weights = rng.normal(size=5)
+    losses, pull = jax.vjp(lambda z: cross_entropy(z, jnp.asarray(labels)), jnp.asarray(logits, jnp.float32))
+    np.testing.assert_allclose(losses, -log_softmax(logits, axis=1)[np.arange(5), labels], rtol=1e-5, atol=1e-5)
+    (gradient,) = pull(jnp.asarray(weights, jnp.float32))
+    expected = weights[:, None] * (softmax(logits, axis=1) - np.eye(num_classes)[labels])
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])

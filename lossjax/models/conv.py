@@ -15,8 +15,10 @@ from lossjax.models.model import (
     check_choice,
     check_counts,
     drop,
+    gelu,
     pool,
     required_classes,
+    sum_of_products,
     time_steps,
 )
 
@@ -61,7 +63,7 @@ class Conv(nn.Module):
                 # the normalisation's bias has made padding non-zero
                 branch = jnp.where(mask[..., None], branch, 0.0)
             branch = Convolution(self.width, self.kernel_size, name=f"convolution_{index}")(branch)
-            values = values + drop(self, jax.nn.gelu(branch, approximate=False), dropout_rate)
+            values = values + drop(self, gelu(branch), dropout_rate)
         pooled = pool(LayerNorm(name="norm")(values), mask, self.pooling)
         return Linear(num_classes, name="output")(pooled)
 
@@ -95,18 +97,20 @@ def _convolve(
 def _convolve_forward(values: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
     size, _, width = kernel.shape
     patches = _patches(values, before=(size - 1) // 2, size=size)
-    return (patches @ kernel.reshape(-1, width)).reshape(*values.shape[:2], width), (patches, kernel)
+    return (patches @ kernel.reshape(-1, width)).reshape(*values.shape[:2], width), (values, kernel)
 
 
 def _convolve_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     # the gradient by the values is a convolution, too, with the kernel turned round: patches again, where autodiff
-    # would add up one padded array for each offset
-    patches, kernel = saved
+    # would add up one padded array for each offset. The kernel's is of the same patches, whose long side is the second
+    values, kernel = saved
     size, num_features, width = kernel.shape
-    d_kernel = patches.T @ gradient.reshape(-1, width)
+    patches = _patches(gradient, before=size // 2, size=size)
     turned = kernel[::-1].swapaxes(1, 2).reshape(-1, num_features)
-    d_values = _patches(gradient, before=size // 2, size=size) @ turned
-    return d_values.reshape(*gradient.shape[:2], num_features), d_kernel.reshape(kernel.shape)
+    d_values = (patches @ turned).reshape(values.shape)
+    d_turned = sum_of_products(values.reshape(-1, num_features), patches)
+    d_kernel = d_turned.reshape(num_features, size, width)[:, ::-1].swapaxes(0, 1)
+    return d_values, d_kernel
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float
 from lossjax.models.model import (
     Initializer,
     Inputs,
-    apart,
     check_choice,
     check_counts,
     drop,
@@ -22,6 +21,7 @@ from lossjax.models.model import (
     symmetric_uniform,
     time_steps,
 )
+from lossjax.xla import apart
 
 Pooling = Literal["last", "mean"]
 Initialization = Literal["torch", "glorot"]

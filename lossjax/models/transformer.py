@@ -13,14 +13,15 @@ from lossjax.models.model import (
     LayerNorm,
     Linear,
     add_to_rows,
-    apart,
     check_choice,
     check_counts,
     drop,
+    gelu,
     pool,
     required_classes,
     time_steps,
 )
+from lossjax.xla import apart
 
 Pooling = Literal["mean", "last", "first"]
 Positions = Literal["learned", "sinusoidal"]
@@ -112,7 +113,7 @@ class _EncoderLayer(nn.Module):
         attended = _attention(query, key, value, mask).reshape(values.shape)
         values = values + drop(self, Linear(width, name="projection")(attended), dropout_rate)
         hidden = Linear(self.mlp_width, name="mlp_in")(LayerNorm(name="mlp_norm")(values))
-        hidden = jax.nn.gelu(hidden, approximate=False)
+        hidden = gelu(hidden)
         return values + drop(self, Linear(width, name="mlp_out")(hidden), dropout_rate)
 
 

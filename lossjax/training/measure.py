@@ -6,6 +6,7 @@ examples run along the vector unit; with more they are taken in blocks of exampl
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lossjax.training.blocks import in_blocks
 from lossjax.training.config import Measure
+from lossjax.xla import apart, last_max, last_sum
 
 Metrics = dict[str, Array]
 
@@ -129,24 +132,24 @@ class _Examples(NamedTuple):
 
 
 def _per_example(logits: Float[Array, "example class"], labels: Int[Array, " example"]) -> _Examples:
-    def of_example(class_sum: Callable, logits: Float[Array, "class ..."], label: Int[Array, "..."]) -> _Examples:
+    def of_example(over: _OverClasses, logits: Float[Array, "class ..."], label: Int[Array, "..."]) -> _Examples:
         index = jax.lax.broadcasted_iota(label.dtype, logits.shape, 0)
-        highest = jnp.max(logits, axis=0)
-        shifted = logits - highest
-        exps = jnp.exp(shifted)
-        total = class_sum(exps)
+        highest = over.max(logits)
+        shifted = over.apart(jnp.subtract)(logits, highest)
+        exps = over.apart(jnp.exp)(shifted)
+        total = over.sum(exps)
         log_total = jnp.log(total)
-        label_gap = jnp.sum(jnp.where(index == label, shifted, 0), axis=0)
+        label_gap = over.sum(jnp.where(index == label, shifted, 0))
         # negated, so that a nan ranks as the highest, as in argmax, and is never counted as correct
         is_above = jnp.where(index < label, ~(shifted < label_gap), ~(shifted <= label_gap))
         return _Examples(
             loss=log_total - label_gap,
-            rank=jnp.sum(is_above, axis=0, dtype=jnp.int32),
-            margin=label_gap - jnp.max(jnp.where(index == label, -jnp.inf, shifted), axis=0),
-            brier=class_sum(exps * exps) / (total * total) - 2 * jnp.exp(label_gap) / total + 1,
+            rank=over.sum(is_above.astype(jnp.int32)),
+            margin=label_gap - over.max(jnp.where(index == label, -jnp.inf, shifted)),
+            brier=over.sum(exps * exps) / (total * total) - 2 * jnp.exp(label_gap) / total + 1,
             confidence=1 / total,
-            entropy=log_total - class_sum(exps * shifted) / total,
-            is_tied=jnp.sum(shifted == 0, axis=0, dtype=jnp.int32) > 1,
+            entropy=log_total - over.sum(exps * shifted) / total,
+            is_tied=over.sum((shifted == 0).astype(jnp.int32)) > 1,
             highest=highest,
             label_gap=label_gap,
         )
@@ -154,26 +157,30 @@ def _per_example(logits: Float[Array, "example class"], labels: Int[Array, " exa
     return _over_examples(of_example, logits, labels)
 
 
+class _OverClasses(NamedTuple):
+    """Sum and maximum over the classes, the leading axis of logits [class] or [class, example]."""
+
+    sum: Callable[[Array], Array]
+    max: Callable[[Array], Array]
+    apart: Callable[[Callable], Callable]
+
+
 def _over_examples(
     of_example: Callable, logits: Float[Array, "example class"], *others: Float[Array, " example"]
 ) -> Any:
-    """Maps ``of_example(class_sum, logits [class], *others [])`` over examples; it reduces over the leading axis only.
+    """Maps ``of_example(over, logits [class], *others [])`` over examples; it reduces by ``over`` only.
 
-    So it takes the turned logits of all examples, [class, example], just as well. ``class_sum`` adds along that axis;
-    with many classes it is a product with ones, since XLA adds, and takes exponentials within a sum, one by one there.
+    So it takes the turned logits of all examples, [class, example], just as well.
     """
     num_classes = logits.shape[1]
     if num_classes <= NARROW:
-        return of_example(lambda values: jnp.sum(values, axis=0), logits.T, *others)
-    # of the logits, so that it has a member axis (as above); two columns, for XLA makes a sum of a product with one
-    ones = jnp.ones((num_classes, 2), jnp.float32) + 0.0 * logits[0, 0]
-
-    def class_sum(values: Float[Array, " class"]) -> Float[Array, ""]:
-        return _dot(values, ones)[0]
-
-    return jax.lax.map(
-        lambda one: of_example(class_sum, *one), (logits, *others), batch_size=max(1, BLOCK // num_classes)
-    )
+        return of_example(
+            _OverClasses(partial(jnp.sum, axis=0), partial(jnp.max, axis=0), lambda function: function),
+            logits.T,
+            *others,
+        )
+    each = jax.vmap(partial(of_example, _OverClasses(last_sum, last_max, apart)))
+    return in_blocks(lambda block: each(*block), (logits, *others), max(1, BLOCK // num_classes))
 
 
 def _slices(
@@ -225,12 +232,12 @@ def _fit_temperature(
         """First and second derivative of each example's loss by u; the second without the part that may be negative."""
         scale = jnp.exp(log_inverse)
 
-        def of_example(class_sum: Callable, logits: Array, highest: Array, scale: Array) -> tuple[Array, Array]:
-            scaled = (logits - highest) * scale
+        def of_example(over: _OverClasses, logits: Array, highest: Array, scale: Array) -> tuple[Array, Array]:
+            scaled = over.apart(lambda logits, highest, scale: (logits - highest) * scale)(logits, highest, scale)
             exps = jnp.exp(scaled)
-            total = class_sum(exps)
-            mean = class_sum(exps * scaled) / total
-            return mean, class_sum(exps * scaled * scaled) / total - mean * mean
+            total = over.sum(exps)
+            mean = over.sum(exps * scaled) / total
+            return mean, over.sum(exps * scaled * scaled) / total - mean * mean
 
         mean, variance = _over_examples(of_example, logits, examples.highest, scale)
         return mean - scale * examples.label_gap, variance
@@ -279,8 +286,8 @@ def _fit_temperature(
     by_fold = jnp.clip(by_fold, -LOG_RANGE, LOG_RANGE)
     scale = jnp.exp(by_fold)[fold]
 
-    def refined(class_sum: Callable, logits: Array, highest: Array, scale: Array, label_gap: Array) -> tuple:
-        total = class_sum(jnp.exp((logits - highest) * scale))
+    def refined(over: _OverClasses, logits: Array, highest: Array, scale: Array, label_gap: Array) -> tuple:
+        total = over.sum(jnp.exp((logits - highest) * scale))
         return jnp.log(total) - scale * label_gap, 1 / total
 
     losses, confidences = _over_examples(refined, logits, examples.highest, scale, examples.label_gap)

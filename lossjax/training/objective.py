@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lossjax.hyperparams import Hyperparams
 from lossjax.training.config import TrainConfig
+from lossjax.xla import last_max, last_sum
 
 
 def objective(
@@ -74,7 +75,28 @@ def _smoothed_cross_entropy(
     target_logit = _of_label(logits, labels)
     if smoothing is not None:
         target_logit = (1 - smoothing) * target_logit + smoothing * jnp.mean(logits, axis=-1)
-    return jax.nn.logsumexp(logits, axis=-1) - target_logit
+    return _logsumexp(logits) - target_logit
+
+
+@jax.custom_vjp
+def _logsumexp(logits: Float[Array, "batch class"]) -> Float[Array, " batch"]:
+    """``jax.nn.logsumexp`` of each row, faster on a CPU where classes are many."""
+    return _logsumexp_forward(logits)[0]
+
+
+def _logsumexp_forward(logits: Array) -> tuple[Array, tuple[Array, Array]]:
+    highest = last_max(logits)
+    exponentials = jnp.exp(logits - highest[:, None])
+    total = last_sum(exponentials)
+    return jnp.log(total) + highest, (exponentials, total)
+
+
+def _logsumexp_backward(saved: tuple[Array, Array], gradient: Float[Array, " batch"]) -> tuple[Array]:
+    exponentials, total = saved
+    return (exponentials * (gradient / total)[:, None],)
+
+
+_logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
 
 
 def _focal(losses: Float[Array, " batch"], gamma: Float[Array, ""]) -> Float[Array, " batch"]:
@@ -91,10 +113,17 @@ def _effective_number_weights(class_counts: Float[Array, " class"], beta: Float[
     return weights * (jnp.sum(class_counts) / jnp.sum(class_counts * weights))
 
 
+@jax.custom_vjp
 def _of_label(values: Float[Array, "batch class"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:
     """values[i, labels[i]]."""
     # a comparison instead of a gather: the gradient of a gather is a scatter, which is slow on a CPU
-    return jnp.sum(jnp.where(_is_label(values, labels), values, 0), axis=-1)
+    return last_sum(jnp.where(_is_label(values, labels), values, 0))
+
+
+_of_label.defvjp(
+    lambda values, labels: (_of_label(values, labels), _is_label(values, labels)),
+    lambda is_label, gradient: (jnp.where(is_label, gradient[:, None], 0.0), None),
+)
 
 
 def _is_label(values: Float[Array, "batch class"], labels: Int[Array, " batch"]) -> Bool[Array, "batch class"]:
