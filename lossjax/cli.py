@@ -76,6 +76,7 @@ def _run(experiment: "Experiment", options: RunOptions, command: str) -> int:
                 raise ValueError(f"sweep({scale!r}) of experiment {experiment.name!r} gave {sweep!r} and no Sweep")
             if options.seeds is not None:
                 sweep = sweep.with_seeds(options.seeds)
+            run.check_checkpoint_seconds(options.checkpoint_seconds)
             if options.dry_run:
                 _tell(experiment, sweep, options.results)
                 return 0

@@ -91,6 +91,7 @@ def test_each_scale_has_a_folder_of_its_own_and_another_is_refused(command, writ
     one_message(command("run", file, "--scale", "full"), "has no scale 'full'; it has smoke, laptop, paper")
     one_message(command("run", file, "--smoke", "--scale", "paper"), "--smoke and --scale paper were given")
     one_message(command("figures", file, "--smoke"), "tiny-smoke")
+    one_message(command("run", file, "--dry-run", "--checkpoint-seconds", -1), "must be at least 0")
 
 
 def test_smoke_has_a_folder_of_its_own_and_seeds_add_members(command, write_experiment, root):

@@ -33,6 +33,12 @@ class PartsFailed(RuntimeError):
     """Some parts could not be trained; the others are kept."""
 
 
+def check_checkpoint_seconds(seconds: float) -> None:
+    """ValueError where a checkpoint cannot be kept so often."""
+    if not seconds >= 0:  # nan too, which would mean never
+        raise ValueError(f"checkpoint_seconds={seconds:g} must be at least 0; 0 keeps every segment")
+
+
 def run_sweep(
     sweep: Sweep,
     root: Path,
@@ -60,8 +66,7 @@ def run_sweep(
         RuntimeWarning: a checkpoint could not be written or was passed over, versions are mixed, or parameters are
             asked for of members that were trained without keeping them.
     """
-    if not checkpoint_seconds >= 0:  # nan too, which would mean never
-        raise ValueError(f"checkpoint_seconds={checkpoint_seconds:g} must be at least 0; 0 keeps every segment")
+    check_checkpoint_seconds(checkpoint_seconds)
     store.prepare(root)
     devices.start()
     sweep = sweep.pinned()  # a file that changes while the sweep runs is refused
