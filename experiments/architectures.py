@@ -84,9 +84,7 @@ def sweep(scale: str) -> lj.Sweep:
     cells = {f"{task}-{model}": cell(task, model) for task in TASKS for model in MODELS}
     return lj.Sweep(
         cells=cells,
-        hyperparams={
-            name: lj.grid(learning_rate=sorted({*RATES, *([BEYOND[name]] if name in BEYOND else [])})) for name in cells
-        },
+        hyperparams={name: lj.grid(learning_rate=sorted({*RATES, BEYOND.get(name, RATES[0])})) for name in cells},
         seeds=SEEDS[scale],
         part_size=24,
     )

@@ -27,11 +27,16 @@ def apart(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def last_sum(values: Float[Array, "*shape last"], shortest: int = 32) -> Float[Array, "*shape"]:
+    """The sum over the last axis.
+
+    XLA on a CPU takes an innermost axis element by element. Here halves of it are added along the vector unit until
+    ``shortest`` to twice as many elements are left. Not to be differentiated: autodiff would pad and add each half.
+    """
     return _combined(jnp.add, lambda part: part.sum(axis=-1), values, shortest)
 
 
 def last_max(values: Float[Array, "*shape last"], shortest: int = 32) -> Float[Array, "*shape"]:
-    """nan where there is one."""
+    """The maximum over the last axis, in the same way; nan where there is one."""
     return _combined(jnp.maximum, lambda part: part.max(axis=-1), values, shortest)
 
 
