@@ -103,7 +103,8 @@ def step_losses(workload: str) -> tuple[np.ndarray, np.ndarray]:
     with torch.no_grad():
         for layer in range(network.lstm.num_layers):
             for name, array in params[f"layer_{layer}"].items():
-                getattr(network.lstm, f"{name}_l{layer}").copy_(torch.from_numpy(np.asarray(array, np.float64)))
+                target = getattr(network.lstm, f"{name.replace('kernel', 'weight')}_l{layer}")
+                target.copy_(torch.from_numpy(np.asarray(array, np.float64).T))
         network.output.weight.copy_(torch.from_numpy(np.asarray(params["output"]["kernel"].T, np.float64)))
         network.output.bias.copy_(torch.from_numpy(np.asarray(params["output"]["bias"], np.float64)))
     inputs = torch.from_numpy(np.array(examples.inputs, np.float64))

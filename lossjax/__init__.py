@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 # stands here and not only in the package's metadata, which an editable install keeps from the day it was made
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 _HOME = {
     # what is trained

@@ -242,12 +242,12 @@ def test_pooling_takes_the_steps_that_exist():
 # ---- LSTM ---------------------------------------------------------------------------------------------------------
 
 
-def plain_lstm(inputs, weight_ih, weight_hh, bias_ih, bias_hh, mask=None):
+def plain_lstm(inputs, kernel_ih, kernel_hh, bias_ih, bias_hh, mask=None):
     """The textbook cell in a Python loop, differentiated by JAX."""
-    state = cell = jnp.zeros((inputs.shape[1], weight_hh.shape[1]))
+    state = cell = jnp.zeros((inputs.shape[1], len(kernel_hh)))
     states = []
     for time, at in enumerate(inputs):
-        gates = at @ weight_ih.T + bias_ih + state @ weight_hh.T + bias_hh
+        gates = at @ kernel_ih + bias_ih + state @ kernel_hh + bias_hh
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         following = jax.nn.sigmoid(f) * cell + jax.nn.sigmoid(i) * jnp.tanh(g)
         output = jax.nn.sigmoid(o) * jnp.tanh(following)
@@ -258,14 +258,14 @@ def plain_lstm(inputs, weight_ih, weight_hh, bias_ih, bias_hh, mask=None):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-# gradients of the weights step by step, by one product, and in a loop that is not written out
-@pytest.mark.parametrize(("hidden", "longest_unrolled"), [(6, TIME), (lstm.NARROW + 1, TIME), (6, TIME - 1)])
+# a loop that is written out, and one that is not: the weights' gradient step by step, and by one product
+@pytest.mark.parametrize(("hidden", "longest_unrolled"), [(6, TIME), (6, TIME - 1), (lstm.NARROW + 1, TIME - 1)])
 def test_lstm_layer_is_the_plain_cell_with_its_gradients(masked, hidden, longest_unrolled, monkeypatch):
     monkeypatch.setattr(lstm, "LONGEST_UNROLLED", longest_unrolled)
     rng = np.random.default_rng(0)
     arrays = [
         rng.normal(size=shape).astype(np.float32)
-        for shape in ((TIME, BATCH, FEATURES), (4 * hidden, FEATURES), (4 * hidden, hidden), 4 * hidden, 4 * hidden)
+        for shape in ((TIME, BATCH, FEATURES), (FEATURES, 4 * hidden), (hidden, 4 * hidden), 4 * hidden, 4 * hidden)
     ]
     mask = jnp.asarray(rng.uniform(size=(TIME, BATCH)) < 0.6) if masked else None
     weigh_all, weigh_last = rng.normal(size=(TIME, BATCH, hidden)), rng.normal(size=(BATCH, hidden))
@@ -306,6 +306,9 @@ def test_lstm_evaluation_keeps_no_gates_and_the_first_layer_no_input_gradient():
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_lstm_is_pytorch_with_the_same_weights(layers):
+    def in_pytorch(name):
+        return name.replace("kernel", "weight")
+
     torch = pytest.importorskip("torch")
     inputs = features()
     model = LSTM(hidden=8, layers=layers, num_classes=CLASSES)
@@ -315,7 +318,7 @@ def test_lstm_is_pytorch_with_the_same_weights(layers):
     with torch.no_grad():
         for index in range(layers):
             for name, value in params[f"layer_{index}"].items():
-                getattr(lstm, f"{name}_l{index}").copy_(torch.tensor(np.array(value)))
+                getattr(lstm, f"{in_pytorch(name)}_l{index}").copy_(torch.tensor(np.array(value).T))
         linear.weight.copy_(torch.tensor(np.array(params["output"]["kernel"]).T))
         linear.bias.copy_(torch.tensor(np.array(params["output"]["bias"])))
     logits = linear(lstm(torch.tensor(np.array(inputs)))[0][:, -1])
@@ -325,9 +328,9 @@ def test_lstm_is_pytorch_with_the_same_weights(layers):
     )
     gradients = jax.jit(jax.grad(lambda params: mean_loss(model, params, inputs)))(params)
     for index in range(layers):
-        assert set(gradients[f"layer_{index}"]) == {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+        assert set(gradients[f"layer_{index}"]) == {"kernel_ih", "kernel_hh", "bias_ih", "bias_hh"}
         for name, value in gradients[f"layer_{index}"].items():
-            expected = getattr(lstm, f"{name}_l{index}").grad.numpy()
+            expected = getattr(lstm, f"{in_pytorch(name)}_l{index}").grad.numpy().T
             np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(gradients["output"]["kernel"].T, linear.weight.grad.numpy(), rtol=1e-4, atol=1e-6)
 
@@ -337,14 +340,14 @@ def test_lstm_initial_distributions():
     torch_like = parameters(LSTM(hidden=64, layers=2, num_classes=2), inputs)
     for leaf in jax.tree.leaves(torch_like):
         assert np.abs(leaf).max() <= 1 / 8
-    for leaf in (torch_like["layer_0"]["weight_hh"], torch_like["layer_1"]["bias_ih"]):
+    for leaf in (torch_like["layer_0"]["kernel_hh"], torch_like["layer_1"]["bias_ih"]):
         # standard deviation of U(-r, r) is r / sqrt(3); 256 draws or more
         assert np.std(leaf) == pytest.approx(1 / 8 / math.sqrt(3), rel=0.1)
         assert np.mean(leaf) == pytest.approx(0, abs=0.02)
     assert not np.allclose(torch_like["layer_0"]["bias_ih"], torch_like["layer_0"]["bias_hh"])
     glorot = parameters(LSTM(hidden=64, initializer="glorot", num_classes=2), inputs)
-    assert np.std(glorot["layer_0"]["weight_ih"]) == pytest.approx(math.sqrt(2 / (5 + 64)), rel=0.05)
-    assert np.std(glorot["layer_0"]["weight_hh"]) == pytest.approx(math.sqrt(2 / (64 + 64)), rel=0.05)
+    assert np.std(glorot["layer_0"]["kernel_ih"]) == pytest.approx(math.sqrt(2 / (5 + 64)), rel=0.05)
+    assert np.std(glorot["layer_0"]["kernel_hh"]) == pytest.approx(math.sqrt(2 / (64 + 64)), rel=0.05)
     assert not np.any(glorot["layer_0"]["bias_ih"])
     assert not np.any(glorot["output"]["bias"])
 

@@ -227,10 +227,10 @@ def parameters(workload: Workload, given: Any) -> Any:
     if workload.kind == "lstm":
         for index in range(workload.layers):
             layer = params[f"layer_{index}"] = {}
-            into, across = (np.split(of(f"layer_{index}/weight_{name}"), 4) for name in ("ih", "hh"))
+            into, across = (np.split(of(f"layer_{index}/kernel_{name}"), 4, axis=1) for name in ("ih", "hh"))
             biases = np.split(of(f"layer_{index}/bias_ih") + of(f"layer_{index}/bias_hh"), 4)
             for gate, x, h, b in zip("ifgo", into, across, biases, strict=True):
-                layer |= {f"i{gate}": {"kernel": x.T}, f"h{gate}": {"kernel": h.T, "bias": b}}
+                layer |= {f"i{gate}": {"kernel": x}, f"h{gate}": {"kernel": h, "bias": b}}
         return params
     params |= {"features": leaves("features", "kernel", "bias"), "norm": leaves("norm", "scale", "bias")}
     for index in range(workload.layers):

@@ -243,7 +243,7 @@ def load(workload: Workload, model: Any, given: Any, one_bias: bool) -> None:
     def copy(target: Any, path: str) -> None:
         """Matrices and the kernels of convolutions are transposed: [out, in] here."""
         array = np.asarray(given[f"params/{path}"])
-        is_kernel = path.endswith("kernel")
+        is_kernel = "kernel" in path.rpartition("/")[2]
         target.copy_(torch.from_numpy(np.ascontiguousarray(array.T if is_kernel else array)))
 
     def copy_linear(target: Any, path: str) -> None:
@@ -258,8 +258,9 @@ def load(workload: Workload, model: Any, given: Any, one_bias: bool) -> None:
         copy_linear(model.output, "output")
         if workload.kind == "lstm":
             for index in range(workload.layers):
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-                    copy(getattr(model.lstm, f"{name}_l{index}"), f"layer_{index}/{name}")
+                for name in ("ih", "hh"):
+                    copy(getattr(model.lstm, f"weight_{name}_l{index}"), f"layer_{index}/kernel_{name}")
+                    copy(getattr(model.lstm, f"bias_{name}_l{index}"), f"layer_{index}/bias_{name}")
                 if one_bias:
                     fixed, trained = (getattr(model.lstm, f"bias_{name}_l{index}") for name in ("ih", "hh"))
                     trained += fixed

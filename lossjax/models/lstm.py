@@ -1,4 +1,4 @@
-"""Long short-term memory (Hochreiter & Schmidhuber 1997), with PyTorch's parameters and initial distribution."""
+"""Long short-term memory (Hochreiter & Schmidhuber 1997), with PyTorch's equations and initial distribution."""
 
 import math
 from typing import Literal, get_args
@@ -7,12 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float
 
 from lossjax.models.model import (
     Initializer,
     Inputs,
+    Linear,
     check_choice,
     check_counts,
     drop,
@@ -30,11 +30,11 @@ Initialization = Literal["torch", "glorot"]
 class LSTM(nn.Module):
     """Stacked LSTM layers, pooled over time, and one linear layer to the logits.
 
-    A layer's parameters have PyTorch's names and layout (``weight_ih`` [4 hidden, feature], ``weight_hh``
-    [4 hidden, hidden], ``bias_ih`` and ``bias_hh`` [4 hidden], gates in the order input, forget, cell, output), so
-    weights copy across; the two biases are separate because Adam updates each. A step that the mask leaves out changes
-    neither hidden nor cell state. Dropout is applied to the outputs of every layer but the last, and to the pooled
-    output.
+    A layer's parameters are those of ``torch.nn.LSTM``, its matrices turned into Flax's kernels, [in, out]:
+    ``kernel_ih`` [feature, 4 hidden] is ``weight_ih.T``, ``kernel_hh`` [hidden, 4 hidden] is ``weight_hh.T``, and
+    ``bias_ih`` and ``bias_hh`` [4 hidden] are what they are there, gates in the order input, forget, cell, output. The
+    two biases are separate because Adam updates each. A step that the mask leaves out changes neither hidden nor cell
+    state. Dropout is applied to the outputs of every layer but the last, and to the pooled output.
 
     ``initializer="torch"`` draws every parameter from U(-1/√hidden, 1/√hidden) (``torch.nn.LSTM``, and
     ``torch.nn.Linear`` for the output). ``"glorot"`` draws each gate's matrices from U(-r, r), r = √(6 / (fan in +
@@ -75,14 +75,14 @@ class LSTM(nn.Module):
             values, last = lstm_layer(values, *layer(values.shape[-1]), exists)
         pooled = last if self.pooling == "last" else pool(jnp.swapaxes(values, 0, 1), mask, self.pooling)
         weights, biases = _output_initializers(self.initializer, self.hidden)
-        output = nn.Dense(num_classes, kernel_init=weights, bias_init=biases, name="output")
+        output = Linear(num_classes, weights, biases, name="output")
         return output(drop(self, pooled, dropout_rate))
 
 
 def lstm_layer(
     inputs: Float[Array, "time batch feature"],
-    weight_ih: Float[Array, "gate feature"],
-    weight_hh: Float[Array, "gate hidden"],
+    kernel_ih: Float[Array, "feature gate"],
+    kernel_hh: Float[Array, "hidden gate"],
     bias_ih: Float[Array, " gate"],
     bias_hh: Float[Array, " gate"],
     mask: Bool[Array, "time batch"] | None = None,
@@ -94,23 +94,17 @@ def lstm_layer(
     reverse-mode only (``jax.grad``, not ``jax.jvp``).
     """
     # one matrix for [x, 1, h]: one product a step, and one product for all weight gradients
-    weights = jnp.concatenate([weight_ih, (bias_ih + bias_hh)[:, None], weight_hh], axis=1)
-    scaled = weights * _gate_scale(weight_hh.shape[1])[:, None]
-    return _recurrence(jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1), scaled, mask)
-
-
-def _gate_scale(hidden: int) -> np.ndarray:
-    """[gate]: ½ for the sigmoid gates. sigmoid(z) = ½ + ½ tanh(z/2), so that one tanh serves all four."""
-    return np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
+    weights = jnp.concatenate([kernel_ih, (bias_ih + bias_hh)[None], kernel_hh])
+    return _recurrence(jnp.concatenate([inputs, jnp.ones_like(inputs[..., :1])], axis=-1), weights, mask)
 
 
 # ---- The recurrence and its gradient ------------------------------------------------------------------------------
 #
 # Plain autodiff would save every intermediate of a step and add up the weight gradients step by step. Here the forward
 # scan keeps the four tanh values, the cell states and their tanh; the reverse scan only makes the gradients dz of the
-# scaled pre-activations; weights and inputs then take one product each over all steps. The product for the inputs
-# stands outside the scan, so that the compiler drops it where nobody needs their gradient. The last state is an output
-# of its own: where only it is used, neither the scan's stack of outputs nor its gradient remains in the program.
+# pre-activations; weights and inputs then take one product each over all steps. The product for the inputs stands
+# outside the scan, so that the compiler drops it where nobody needs their gradient. The last state is an output of its
+# own: where only it is used, neither the scan's stack of outputs nor its gradient remains in the program.
 #
 # Two scans of up to LONGEST_UNROLLED steps are written out, which leaves no stacks to be zeroed, filled and read. That
 # pays only together with ``apart``: in one straight program XLA would fuse, and so compute again, what it can reach. A
@@ -118,13 +112,13 @@ def _gate_scale(hidden: int) -> np.ndarray:
 
 LONGEST_UNROLLED = 32
 FEWEST_UNROLLED = 8
-NARROW = 16  # up to here the weights' gradient is added up step by step: a product over all steps is a narrow one
+NARROW = 16  # up to here a loop that is not written out adds up the weights' gradient as it goes
 
 
 @jax.custom_vjp
 def _recurrence(
     inputs: Float[Array, "time batch feature"],  # the last feature is 1, for the bias
-    weights: Float[Array, "gate joined"],  # joined = feature + hidden; scaled by _gate_scale
+    weights: Float[Array, "joined gate"],  # joined = feature + hidden
     mask: Bool[Array, "time batch"] | None,
 ) -> tuple[Float[Array, "time batch hidden"], Float[Array, "batch hidden"]]:
     outputs, last, _ = _scan(inputs, weights, mask, save=False)
@@ -138,11 +132,11 @@ def _forward(inputs: Array, weights: Array, mask: Array | None) -> tuple[tuple[A
 
 def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, Array, None]:
     d_outputs, d_last = gradients
-    inputs, weights, mask, (joined, activations, cells, cell_tanhs) = residuals
+    inputs, weights, mask, (joined, activations, previous_cells, cell_tanhs) = residuals
     num_features = inputs.shape[-1]
-    recurrent = weights[:, num_features:]
-    narrow = recurrent.shape[1] <= NARROW
-    start = jnp.zeros_like(cells[0])
+    # turned once: in steps that are written out each product would turn the weights again
+    recurrent = apart(jnp.transpose)(weights[num_features:])
+    added_up = recurrent.shape[1] <= NARROW and _unrolled(inputs) == 1
 
     def step(carry: tuple[Array, Array, Array | None], saved: tuple) -> tuple[tuple[Array, Array, Array | None], Array]:
         d_hidden, d_cell, d_weights = carry
@@ -151,8 +145,7 @@ def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, 
         if exists is not None:
             held = (jnp.where(exists, 0.0, d_hidden), jnp.where(exists, 0.0, d_cell))
             d_hidden, d_cell = jnp.where(exists, d_hidden, 0.0), jnp.where(exists, d_cell, 0.0)
-        *d_gates, d_cell = apart(_gate_gradients)(activation, previous_cell, cell_tanh, d_hidden, d_cell)
-        dz = jnp.concatenate(d_gates, axis=-1)
+        dz, d_cell = apart(_gate_gradients)(activation, previous_cell, cell_tanh, d_hidden, d_cell)
         if d_weights is not None:
             d_weights = d_weights + features.T @ dz
         d_hidden = dz @ recurrent
@@ -162,24 +155,23 @@ def _backward(residuals: tuple, gradients: tuple[Array, Array]) -> tuple[Array, 
 
     (_, _, d_weights), dz = jax.lax.scan(
         step,
-        (d_last, start, jnp.zeros_like(weights.T) if narrow else None),
+        (d_last, jnp.zeros_like(d_last), jnp.zeros_like(weights) if added_up else None),
         (
             d_outputs,
             activations,
-            jnp.concatenate([start[None], cells[:-1]]),
+            previous_cells,
             cell_tanhs,
-            joined if narrow else None,
+            joined if added_up else None,
             None if mask is None else mask[..., None],
         ),
         reverse=True,
         unroll=_unrolled(inputs),
     )
     rows = _rows(dz)
-    d_inputs = (rows @ weights[:, :num_features]).reshape(inputs.shape)
+    d_inputs = (rows @ weights[:num_features].T).reshape(inputs.shape)
     if d_weights is None:
-        d_weights = apart(lambda joined, dz: joined.T @ dz)(_rows(joined), rows)
-    # apart: or each use of the gradient (an optimiser has several) would add up all steps again, column by column
-    return d_inputs, apart(lambda d: with_layout_constraint(d.T, Layout((0, 1))))(d_weights), None
+        d_weights = _rows(joined).T @ rows
+    return d_inputs, d_weights, None
 
 
 _recurrence.defvjp(_forward, _backward)
@@ -188,23 +180,21 @@ _recurrence.defvjp(_forward, _backward)
 def _scan(inputs: Array, weights: Array, mask: Array | None, *, save: bool) -> tuple[Array, Array, tuple | None]:
     """Hidden states and the last of them; with ``save`` also what the gradient needs, each [time, batch, ...].
 
-    That is the inputs with the hidden states before, the tanh of the scaled pre-activations, the cell states, and
-    their tanh.
+    That is the inputs with the hidden states before, the four gates' tanh, the cell states before, and the tanh of
+    those after.
     """
-    hidden = weights.shape[0] // 4
-    # turned once: in steps that are written out each product would turn the weights again
-    transposed = apart(jnp.transpose)(weights) if save else weights.T
-    tanh, states = (apart(jnp.tanh), apart(_next_states)) if save else (jnp.tanh, _next_states)
+    hidden = weights.shape[1] // 4
+    activate, states = (apart(_activate), apart(_next_states)) if save else (_activate, _next_states)
 
     def step(carry: tuple[Array, Array], at: tuple) -> tuple[tuple[Array, Array], tuple]:
         previous_state, previous_cell = carry
         features, exists = at
         joined = jnp.concatenate([features, previous_state], axis=-1)
-        activation = tanh(joined @ transposed)
+        activation = activate(joined @ weights)
         state, cell, cell_tanh = states(activation, previous_cell)
         if exists is not None:
             state, cell = jnp.where(exists, state, previous_state), jnp.where(exists, cell, previous_cell)
-        return (state, cell), (state, (joined, activation, cell, cell_tanh) if save else None)
+        return (state, cell), (state, (joined, activation, previous_cell, cell_tanh) if save else None)
 
     start = jnp.zeros((inputs.shape[1], hidden), inputs.dtype)
     exists = None if mask is None else mask[..., None]
@@ -226,6 +216,12 @@ def _unrolled(inputs: Float[Array, "time batch feature"]) -> int:
     return num_steps if num_steps <= LONGEST_UNROLLED and batch_size >= FEWEST_UNROLLED else 1
 
 
+def _activate(gates: Float[Array, "batch gate"]) -> Float[Array, "batch gate"]:
+    """tanh, of half a sigmoid gate's pre-activation: sigmoid(z) = ½ + ½ tanh(z/2), so that one tanh serves all four."""
+    scale = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), gates.shape[-1] // 4)
+    return jnp.tanh(gates * scale)
+
+
 def _next_states(
     activation: Float[Array, "batch gate"], previous_cell: Float[Array, "batch hidden"]
 ) -> tuple[Array, Array, Array]:
@@ -242,22 +238,19 @@ def _gate_gradients(
     cell_tanh: Float[Array, "batch hidden"],
     d_hidden: Float[Array, "batch hidden"],
     d_cell: Float[Array, "batch hidden"],
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Gradients of the scaled pre-activations, gate by gate, and of the previous cell state."""
-    input_tanh, forget_tanh, candidate, output_tanh = jnp.split(activation, 4, axis=-1)
-    input_gate, forget_gate, _, output_gate = _gates(activation)
+) -> tuple[Float[Array, "batch gate"], Float[Array, "batch hidden"]]:
+    """Gradients of the gates' pre-activations and of the previous cell state."""
+    input_gate, forget_gate, candidate, output_gate = _gates(activation)
     d_cell = d_cell + d_hidden * output_gate * (1.0 - cell_tanh**2)
-    return (
-        0.5 * d_cell * candidate * (1.0 - input_tanh**2),
-        0.5 * d_cell * previous_cell * (1.0 - forget_tanh**2),
-        d_cell * input_gate * (1.0 - candidate**2),
-        0.5 * d_hidden * cell_tanh * (1.0 - output_tanh**2),
-        d_cell * forget_gate,
-    )
+    # ¼: a sigmoid gate is ½ + ½ tanh(z/2)
+    gates = [0.25 * d_cell * candidate, 0.25 * d_cell * previous_cell, d_cell * input_gate, 0.25 * d_hidden * cell_tanh]
+    # one loop over all four, since their tanh are read as one array and not taken apart first
+    tanhs = activation.reshape(*d_cell.shape[:-1], 4, -1)
+    return (jnp.stack(gates, axis=-2) * (1.0 - tanhs**2)).reshape(activation.shape), d_cell * forget_gate
 
 
 def _gates(activation: Float[Array, "batch gate"]) -> tuple[Array, Array, Array, Array]:
-    """Input gate, forget gate, candidate and output gate from the tanh of the scaled pre-activations."""
+    """Input gate, forget gate, candidate and output gate from their tanh."""
     input_tanh, forget_tanh, candidate, output_tanh = jnp.split(activation, 4, axis=-1)
     return 0.5 + 0.5 * input_tanh, 0.5 + 0.5 * forget_tanh, candidate, 0.5 + 0.5 * output_tanh
 
@@ -266,7 +259,7 @@ def _gates(activation: Float[Array, "batch gate"]) -> tuple[Array, Array, Array,
 
 
 class _Parameters(nn.Module):
-    """One layer's parameters, with PyTorch's names and shapes."""
+    """One layer's parameters, as ``LSTM`` describes them."""
 
     hidden: int
     initializer: Initialization
@@ -283,11 +276,16 @@ class _Parameters(nn.Module):
             across = symmetric_uniform(math.sqrt(6.0 / (2 * self.hidden)))
             biases = nn.initializers.zeros_init()
         return (
-            self.param("weight_ih", into, (gate, num_features)),
-            self.param("weight_hh", across, (gate, self.hidden)),
+            self.param("kernel_ih", _turned(into), (num_features, gate)),
+            self.param("kernel_hh", _turned(across), (self.hidden, gate)),
             self.param("bias_ih", biases, (gate,)),
             self.param("bias_hh", biases, (gate,)),
         )
+
+
+def _turned(initializer: Initializer) -> Initializer:
+    """Draws [out, in], as PyTorch does, for a kernel [in, out]."""
+    return lambda key, shape: initializer(key, shape[::-1]).T
 
 
 def _output_initializers(name: Initialization, hidden: int) -> tuple[Initializer, Initializer]:
