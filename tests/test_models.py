@@ -21,7 +21,8 @@ from lossjax.models.model import LayerNorm, Linear, dropout, gelu, pool, sum_of_
 from lossjax.models.transformer import Transformer, _attention, sinusoids
 from lossjax.training.program import QUICKLY_COMPILED
 
-BATCH, TIME, FEATURES, CLASSES, TOKENS = 5, 5, 3, 4, 6
+BATCH = lstm.FEWEST_UNROLLED  # of fewer examples an LSTM's steps are a loop, which is tested apart
+TIME, FEATURES, CLASSES, TOKENS = 5, 3, 4, 6
 
 MODELS = {
     "lstm": LSTM(hidden=8, num_classes=CLASSES),
@@ -42,19 +43,20 @@ def features(time=TIME, seed=0):
 
 
 def parameters(model, inputs, seed=0):
-    """Initial parameters; they depend on the inputs' shape alone, and are kept because drawing them takes longest."""
-    return cached_parameters(model, inputs.shape, inputs.dtype, seed)
-
-
-@functools.cache
-def cached_parameters(model, shape, dtype, seed):
-    return jax.device_get(quickly(model.init)(jax.random.key(seed), np.zeros(shape, dtype))["params"])
-
-
-def perturbed(params, seed=9):
-    """Every parameter moved, so that zero biases and unit gains hide nothing."""
+    """Parameters of the model's shapes, drawn by NumPy: none is zero, and no biases and gains hide anything."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: leaf + rng.normal(scale=0.2, size=leaf.shape).astype(np.float32), params)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+
+    def drawn(path, leaf):
+        gain = path[-1].key == "scale"
+        return (gain + 0.3 * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    return jax.tree.map_with_path(drawn, shapes)
+
+
+def initial(model, inputs, seed=0):
+    """Parameters as training begins with them."""
+    return jax.device_get(quickly(model.init)(jax.random.key(seed), inputs)["params"])
 
 
 def loss_and_logits(model, params, inputs, mask=None):
@@ -82,9 +84,9 @@ def test_tokens_are_embedded_and_learned(model):
 
 @every_model
 def test_what_stands_at_masked_steps_changes_nothing(model):
-    inputs, lengths = features(), np.array([TIME, 3, 0, 4, 2])
+    inputs, lengths = features(), np.array([TIME, 3, 0, 4, 2, 1, TIME, 2])
     mask = np.arange(TIME)[None, :] < lengths[:, None]
-    params = perturbed(parameters(model, inputs))
+    params = parameters(model, inputs)
     apply = quickly(model.apply)
     gradient = quickly(jax.grad(loss_and_logits, argnums=1, has_aux=True), static_argnums=0)
     gradients, logits = gradient(model, params, np.where(mask[..., None], inputs, np.float32(1e3)), mask)
@@ -102,7 +104,7 @@ def test_what_stands_at_masked_steps_changes_nothing(model):
 def test_mapped_is_looped_and_tiles_agree_bitwise(model):
     """Members differ in weights and inputs; a member's gradient must not depend on who shares its tile."""
     inputs = np.stack([features(seed=seed) for seed in range(4)])
-    members = [perturbed(parameters(model, features()), seed) for seed in range(4)]
+    members = [parameters(model, features(), seed) for seed in range(4)]
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
 
     member = jax.grad(functools.partial(loss_and_logits, model), has_aux=True)
@@ -199,7 +201,7 @@ def test_calls_that_cannot_be_meant_are_refused(model):
         model.clone(num_tokens=TOKENS).init(key, inputs)
     with pytest.raises(ValueError, match="the rule is \\[batch, time, feature\\]"):
         model.init(key, inputs[0])
-    with pytest.raises(ValueError, match=r"mask has shape \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"mask has shape \(4, 8\)"):
         model.init(key, inputs, jnp.ones((TIME - 1, BATCH), bool))
 
 
@@ -270,6 +272,7 @@ def test_lstm_layer_is_the_plain_cell_with_its_gradients(masked, hidden, longest
         rng.normal(size=shape).astype(np.float32)
         for shape in ((TIME, BATCH, FEATURES), (4 * hidden, FEATURES), (4 * hidden, hidden), 4 * hidden, 4 * hidden)
     ]
+    assert lstm._unrolled(arrays[0]) == (TIME if longest_unrolled == TIME else 1)
     mask = rng.uniform(size=(TIME, BATCH)) < 0.6 if masked else None
     weigh_all, weigh_last = rng.normal(size=(TIME, BATCH, hidden)), rng.normal(size=(BATCH, hidden))
 
@@ -282,7 +285,7 @@ def test_lstm_layer_is_the_plain_cell_with_its_gradients(masked, hidden, longest
 
     fast, plain = scalar(lstm_layer)(*arrays), scalar(plain_lstm)(*arrays)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), fast, plain)
-    outputs, last = jax.device_get(quickly(lstm_layer)(*arrays, mask))
+    outputs, last = jax.device_get(quickly(lambda *arrays: lstm_layer(*arrays, mask))(*arrays))
     np.testing.assert_array_equal(outputs[-1], last)
 
 
@@ -337,7 +340,7 @@ def test_lstm_is_pytorch_with_the_same_weights(layers):
 
 def test_lstm_initial_distributions():
     inputs = np.zeros((1, 2, 5), np.float32)
-    torch_like = parameters(LSTM(hidden=64, layers=2, num_classes=2), inputs)
+    torch_like = initial(LSTM(hidden=64, layers=2, num_classes=2), inputs)
     for leaf in jax.tree.leaves(torch_like):
         assert np.abs(leaf).max() <= 1 / 8
     for leaf in (torch_like["layer_0"]["weight_hh"], torch_like["layer_1"]["bias_ih"]):
@@ -345,7 +348,7 @@ def test_lstm_initial_distributions():
         assert np.std(leaf) == pytest.approx(1 / 8 / math.sqrt(3), rel=0.1)
         assert np.mean(leaf) == pytest.approx(0, abs=0.02)
     assert not np.allclose(torch_like["layer_0"]["bias_ih"], torch_like["layer_0"]["bias_hh"])
-    glorot = parameters(LSTM(hidden=64, initializer="glorot", num_classes=2), inputs)
+    glorot = initial(LSTM(hidden=64, initializer="glorot", num_classes=2), inputs)
     assert np.std(glorot["layer_0"]["weight_ih"]) == pytest.approx(math.sqrt(2 / (5 + 64)), rel=0.05)
     assert np.std(glorot["layer_0"]["weight_hh"]) == pytest.approx(math.sqrt(2 / (64 + 64)), rel=0.05)
     assert not np.any(glorot["layer_0"]["bias_ih"])
@@ -359,8 +362,8 @@ def test_transformer_layer_is_pytorch_with_the_same_weights():
     torch = pytest.importorskip("torch")
     width, heads = 8, 2
     model = Transformer(width=width, heads=heads, layers=1, num_classes=CLASSES)
-    inputs, mask = features(), np.arange(TIME)[None, :] < np.array([TIME, 3, 1, 4, 2])[:, None]
-    params = perturbed(parameters(model, inputs))
+    inputs, mask = features(), np.arange(TIME)[None, :] < np.array([TIME, 3, 1, 4, 2, 1, TIME, 2])[:, None]
+    params = parameters(model, inputs)
     linear, norm = torch.nn.Linear, torch.nn.LayerNorm
     layer = torch.nn.TransformerEncoderLayer(
         width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
@@ -396,7 +399,7 @@ def test_transformer_layer_is_pytorch_with_the_same_weights():
 def test_attention_and_its_gradients_are_those_of_jax(masked, size):
     *parts, weights = np.random.default_rng(0).normal(size=(4, BATCH, TIME, 2, 4)).astype(np.float32)
     parts[0] *= np.float32(size)
-    mask = np.arange(TIME) < np.arange(1, 1 + BATCH)[:, None] if masked else None
+    mask = np.arange(TIME) < 1 + np.arange(BATCH)[:, None] % TIME if masked else None
     spread = None if mask is None else mask[:, None, None, :]
 
     @functools.partial(quickly, static_argnums=0)
@@ -453,8 +456,8 @@ def test_sinusoids_turn_by_a_fixed_angle_a_step():
 def test_layers_and_their_gradients_are_those_of_flax(ours, flax, num_features):
     """Their gradients are written by hand, to be fast when mapped on a CPU."""
     inputs = np.random.default_rng(0).normal(size=(BATCH, TIME, num_features)).astype(np.float32)
-    params = perturbed(parameters(flax, inputs))
-    assert jax.tree.map(jnp.shape, parameters(ours, inputs)) == jax.tree.map(jnp.shape, params)
+    params = parameters(flax, inputs)
+    assert jax.tree.map(np.shape, parameters(ours, inputs)) == jax.tree.map(np.shape, params)
 
     def gradients(layer):
         def weighted(params, inputs):
@@ -466,7 +469,7 @@ def test_layers_and_their_gradients_are_those_of_flax(ours, flax, num_features):
     for mine, theirs in zip(jax.tree.leaves(gradients(ours)), jax.tree.leaves(gradients(flax)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=2e-5)
     # and drawn from the same distribution, with the same keys
-    jax.tree.map(np.testing.assert_array_equal, parameters(ours, inputs), parameters(flax, inputs))
+    jax.tree.map(np.testing.assert_array_equal, initial(ours, inputs), initial(flax, inputs))
 
 
 def test_conv_mapped_over_weights_has_no_convolution():
@@ -479,7 +482,7 @@ def test_conv_mapped_over_weights_has_no_convolution():
 
 def test_dense_is_matrix_products_of_the_flattened_steps():
     inputs, model = features(), Dense(width=8, layers=1, num_classes=CLASSES)
-    params = perturbed(parameters(model, inputs))
+    params = parameters(model, inputs)
     hidden, output = params["layer_0"], params["output"]
     flat = np.array(inputs).reshape(BATCH, TIME * FEATURES)
     expected = np.maximum(flat @ hidden["kernel"] + hidden["bias"], 0) @ output["kernel"] + output["bias"]
