@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import quickly
 from scipy.special import log_softmax, softmax
 
 from lossjax.hyperparams import Hyperparams
@@ -77,7 +78,7 @@ def test_value_and_gradient_equal_torch(name: str, hparams: dict[str, float]) ->
     logits = torch.tensor(LOGITS.astype(np.float64), requires_grad=True)
     expected = _torch_objective(name, logits, **hparams)
     expected.backward()
-    value, gradient = jax.jit(jax.value_and_grad(lambda z: _objective(name, logits=z, **hparams)))(LOGITS)
+    value, gradient = quickly(jax.value_and_grad(lambda z: _objective(name, logits=z, **hparams)))(LOGITS)
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
     np.testing.assert_allclose(gradient, logits.grad.numpy(), rtol=1e-4, atol=1e-7)
 
@@ -145,8 +146,8 @@ def test_mapped_equals_looped() -> None:
 
     gammas = np.float32([0.5, 1, 2])
     logits = np.stack([LOGITS, 2 * LOGITS, -LOGITS])
-    values, gradients = jax.jit(jax.vmap(of_member))(gammas, logits)
+    values, gradients = quickly(jax.vmap(of_member))(gammas, logits)
     for member in range(3):
-        value, gradient = jax.jit(of_member)(gammas[member], logits[member])
+        value, gradient = quickly(of_member)(gammas[member], logits[member])
         np.testing.assert_allclose(values[member], value, rtol=1e-6)
         np.testing.assert_allclose(gradients[member], gradient, rtol=1e-5, atol=1e-8)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from programs import quickly
 
 from lossjax.hyperparams import FIELDS, Hyperparams
 from lossjax.training.config import Optimizer, Schedule, TrainConfig
@@ -68,7 +69,7 @@ def test_parameters_of_every_step_equal_torch(name, hparams, options) -> None:
     bias = torch.tensor(float(BIAS), dtype=torch.float64, requires_grad=True)
     optimizer = kind([weight, bias], lr=0.05, **options)
     inputs, labels = torch.tensor(INPUTS.astype(np.float64)), torch.tensor(LABELS.astype(np.float64))
-    actual = jax.jit(lambda: _run(_config(name), _hparams(learning_rate=0.05, **hparams)))()
+    actual = quickly(lambda: _run(_config(name), _hparams(learning_rate=0.05, **hparams)))()
     clipped = 0
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -86,7 +87,7 @@ def test_parameters_of_every_step_equal_torch(name, hparams, options) -> None:
 def test_lion_is_its_published_update() -> None:
     """Chen et al. 2023, program 1, in float64."""
     params, momentum = np.append(WEIGHT, BIAS).astype(np.float64), np.zeros(5)
-    actual = jax.jit(lambda: _run(_config("lion"), _hparams(learning_rate=0.01, weight_decay=0.2)))()
+    actual = quickly(lambda: _run(_config("lion"), _hparams(learning_rate=0.01, weight_decay=0.2)))()
     design = np.column_stack([INPUTS, np.ones(30)]).astype(np.float64)
     for step in range(STEPS):
         gradient = 3 * design.T @ (1 / (1 + np.exp(-design @ params)) - LABELS) / 30
@@ -160,9 +161,9 @@ def test_mapped_over_members_equals_looped(name: Optimizer) -> None:
         hparams = Hyperparams(learning_rate=rate, weight_decay=decay, warmup_fraction=jnp.float32(0.2))
         return _run(_config(name, "warmup_cosine"), hparams)
 
-    mapped = jax.jit(jax.vmap(run))(rates, decays)
+    mapped = quickly(jax.vmap(run))(rates, decays)
     for member in range(3):
-        looped = jax.jit(run)(rates[member], decays[member])
+        looped = quickly(run)(rates[member], decays[member])
         np.testing.assert_allclose(mapped["weight"][member], looped["weight"], rtol=2e-5, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Populations: a member's result is its own, whatever its neighbours, tile, devices, cuts and interruptions."""
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import quickly
 
 import lossjax
 from lossjax.hyperparams import Hyperparams, grid
@@ -297,14 +299,14 @@ def test_a_member_is_close_to_a_loop_over_its_steps(expected):
     streams = streams_from_seeds(jnp.asarray(MEMBERS.seeds[2]))
     data = train.prepare(CELL, streams, hparams, TASK.splits(streams.data))
     state = train.init(CELL, streams, hparams, data)
-    step = jax.jit(lambda state, order, index: train.step(CELL, state, streams, hparams, data, order, index))
+    step = quickly(lambda state, order, index: train.step(CELL, state, streams, hparams, data, order, index))
     losses = []
     for index in range(9):
         order = jax.random.permutation(jax.random.fold_in(streams.order, index // 3), 10)
         state = step(state, jnp.resize(order, (12,)), jnp.int32(index))
         losses.append(float(state.batch_loss))
     np.testing.assert_allclose(expected["batch_loss"][2, 1:], losses[2::3], rtol=1e-5)
-    final = train.evaluate(CELL, state.params, hparams, data, state.batch_loss)
+    final = quickly(functools.partial(train.evaluate, CELL))(state.params, hparams, data, state.batch_loss)
     for name in ("train_loss", "val_loss", "val_brier", "val_confidence", "val_ece_width"):
         np.testing.assert_allclose(expected[name][2, -1], final[name], rtol=1e-4, err_msg=name)
 
