@@ -14,7 +14,7 @@ from programs import quickly
 import lossjax
 from lossjax.hyperparams import Hyperparams, grid
 from lossjax.keys import crossed, redrawn, streams_from_seeds, tied
-from lossjax.models import LSTM, Conv, Dense, Transformer
+from lossjax.models import LSTM, Conv, Dense, Transformer, lstm
 from lossjax.tasks import RandomLabels, Split, Splits
 from lossjax.training import memory, population, program, train
 from lossjax.training.config import Measure, TrainConfig
@@ -101,7 +101,9 @@ def test_what_is_drawn_does_not_depend_on_how_thoroughly_its_program_is_compiled
 
 @dataclasses.dataclass(frozen=True)
 class SharedExamples:
-    """The same hundred examples for every member, as a data set gives them: they have no member axis."""
+    """The same examples for every member, as a data set gives them: they have no member axis."""
+
+    num_steps: int = 20
 
     shared = True
     num_classes = 3
@@ -112,7 +114,7 @@ class SharedExamples:
         rng = np.random.default_rng(0)
         parts = []
         for size in (12, 128):
-            inputs = rng.normal(size=(size, 20, 5)).astype(np.float32)
+            inputs = rng.normal(size=(size, self.num_steps, 5)).astype(np.float32)
             parts.append(Split(inputs, rng.integers(3, size=size).astype(np.int32)))
         return Splits(parts[0], parts[1], jax.tree.map(lambda array: array[:0], parts[1]))
 
@@ -139,8 +141,8 @@ class TwoClasses(OwnExamples):
 @pytest.mark.parametrize(
     ("model", "task"),
     [
-        (LSTM(hidden=32), OwnExamples()),
-        (LSTM(hidden=32), SharedExamples()),
+        (LSTM(hidden=32), OwnExamples(num_steps=5)),
+        (LSTM(hidden=32), SharedExamples(num_steps=5)),
         (Conv(width=16, layers=1), SharedExamples()),
         (Transformer(width=16, layers=1), SharedExamples()),
     ],
@@ -149,10 +151,12 @@ class TwoClasses(OwnExamples):
 def test_the_tiles_that_are_chosen_change_no_byte(model, task):
     """Tiles of 4 and 8 at sizes that vectorise, down to the logits of each example.
 
+    An epoch of the LSTM has a batch whose steps are written out and one whose steps are a loop.
     Shared examples are the hard case: but for a trick of ``_logits`` they would have no member axis. All models are
     given examples of their own in test_models.
     """
-    cell = Cell(task, model, TrainConfig(4, epochs=1, measure=dataclasses.replace(LEAN, logits=("val",))))
+    batch_size = lstm.FEWEST_UNROLLED if isinstance(model, LSTM) else 4
+    cell = Cell(task, model, TrainConfig(batch_size, epochs=1, measure=dataclasses.replace(LEAN, logits=("val",))))
     members = flatten(grid(learning_rate=1e-2), tied(8))
     assert_bytes_equal(records(cell, members, 4), records(cell, members, 8))
 
@@ -230,15 +234,15 @@ def test_every_metric_is_the_same_for_the_tiles_that_are_chosen_on_one_device_an
 
 @dataclasses.dataclass(frozen=True)
 class ManyClasses(SharedExamples):
-    """Forty classes, some of them without examples."""
+    """So many classes that sums over them go by halves and metrics block by block; some are without examples."""
 
-    num_classes = 40
+    num_classes = 200
 
     def splits(self, key):
         rng = np.random.default_rng(1)
         train, val = (
-            Split(rng.normal(size=(size, 3, 5)).astype(np.float32), (40 * rng.random(size) ** 2).astype(np.int32))
-            for size in (60, 128)
+            Split(rng.normal(size=(size, 3, 5)).astype(np.float32), (200 * rng.random(size) ** 2).astype(np.int32))
+            for size in (60, 700)
         )
         return Splits(train, val, jax.tree.map(lambda array: array[:0], val))
 
@@ -262,11 +266,11 @@ def test_many_classes_drawn_in_balance_change_no_byte_with_tile_and_devices(wide
 
 def test_adjusted_metrics_are_those_of_logits_without_the_training_prior(wide):
     splits = WIDE.task.splits(None)
-    counts = np.maximum(np.bincount(splits.train.labels, minlength=40), 1)
+    counts = np.maximum(np.bincount(splits.train.labels, minlength=200), 1)
     for member in (0, 1):
         logits = wide["val_logits"][member, -1] - np.log(counts / 60)
         chosen, labels = logits.argmax(1), splits.val.labels
-        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(128), labels]
+        losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(700), labels]
         np.testing.assert_allclose(wide["val_adjusted_loss"][member, -1], losses.mean(), rtol=1e-5)
         np.testing.assert_allclose(wide["val_adjusted_accuracy"][member, -1], (chosen == labels).mean(), rtol=1e-6)
         recalls = [(chosen == labels)[labels == k].mean() for k in np.unique(labels)]
