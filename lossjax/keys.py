@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Key, UInt32
 
 STREAMS: Final = ("data", "init", "order", "noise")
+NUM_SEEDS: Final = 2**32  # they are uint32
 
 
 class Streams(struct.PyTreeNode):
@@ -90,9 +91,9 @@ def redrawn(num_seeds: int, streams: Iterable[str] = STREAMS, *, all_anew: bool 
         rows.append([seed] * len(STREAMS))
         for name in chosen:
             # counted down from the top, so that a redrawn seed is no other replicate's base seed
-            rows.append([2**32 - 1 - seed if stream == name else seed for stream in STREAMS])
+            rows.append([NUM_SEEDS - 1 - seed if stream == name else seed for stream in STREAMS])
         if all_anew:
-            rows.append([2**32 - 1 - seed] * len(STREAMS))
+            rows.append([NUM_SEEDS - 1 - seed] * len(STREAMS))
     return Seeds(_as_seeds(np.array(rows)), "redrawn:" + ",".join(chosen) + (";all" if all_anew else ""))
 
 
@@ -111,13 +112,17 @@ def _values(name: str, seeds: int | Iterable[int]) -> list[int]:
         values = []
     if not values:
         raise ValueError(f"{name}={seeds!r} names no seeds; give a positive number or a sequence of integers")
+    if isinstance(values, range):
+        if values.stop > NUM_SEEDS:  # before a list of them takes all memory
+            raise ValueError(f"{name}={values.stop} are more than there are: seeds lie in 0 … {NUM_SEEDS - 1}")
+        return list(values)
     if len(set(values)) < len(values):
-        twice = next(value for value in values if list(values).count(value) > 1)
+        twice = next(value for value in values if values.count(value) > 1)
         raise ValueError(f"{name} has seed {twice} more than once, and equal runs are no replicates; name each once")
-    return list(values)
+    return values
 
 
 def _as_seeds(table: np.ndarray) -> np.ndarray:
-    if table.size == 0 or table.min() < 0 or table.max() >= 2**32:
-        raise ValueError("seeds lie in 0 … 4294967295 and there is at least one")
+    if table.size == 0 or table.min() < 0 or table.max() >= NUM_SEEDS:
+        raise ValueError(f"seeds lie in 0 … {NUM_SEEDS - 1} and there is at least one")
     return table.astype(np.uint32)

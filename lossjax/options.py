@@ -35,7 +35,7 @@ class RunOptions(ScaleOptions):
     mix_versions: bool = False
     """Add to results that another version of lossjax or jax made."""
     dry_run: bool = False
-    """Say what would be trained, in members, steps and memory, and stop."""
+    """Say what would be trained, in members, steps and memory, and stop; what is stored is not looked into."""
 
 
 @dataclasses.dataclass(frozen=True)

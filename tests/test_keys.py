@@ -70,6 +70,7 @@ def test_a_row_anew_in_all_streams_shares_one_stream_with_each_redrawn_row():
         (lambda: tied([4, 5, 4]), "seeds has seed 4 more than once"),
         (lambda: crossed(init=[1, 1]), "init has seed 1 more than once"),
         (lambda: tied([2**32]), "seeds lie in"),
+        (lambda: tied(5 * 10**9), "seeds=5000000000 are more than there are: seeds lie in 0 … 4294967295"),
         (lambda: crossed(inti=2), r"no stream named \['inti'\]; the streams are data, init, order, noise"),
         (lambda: crossed(init=0), "names no seeds"),
         (lambda: redrawn(2, ["dropout"]), "no stream named"),

@@ -605,6 +605,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled(monkeypatch, h
         lossjax.train(TASK, DENSE.model, config, hyperparams=grid(learning_rate=0.1, **hyperparams))
 
 
-def test_a_tile_of_one_is_refused():
-    with pytest.raises(ValueError, match="tile=1 must be at least 2"):
-        lossjax.train(TASK, DENSE.model, DENSE.config, hyperparams=grid(learning_rate=0.1), tile=1)
+@pytest.mark.parametrize("tile", [1, 0, 2.0, "4", True])
+def test_a_tile_of_one_or_of_no_number_is_refused(tile):
+    with pytest.raises(ValueError, match=f"tile={tile!r} must be an integer of at least 2"):
+        lossjax.train(TASK, DENSE.model, DENSE.config, hyperparams=grid(learning_rate=0.1), tile=tile)
+
+
+@pytest.mark.parametrize("devices", [[], "cpu", ["cpu"], jax.devices()[0], [jax.devices()[0]] * 2], ids=repr)
+def test_what_are_no_devices_is_refused(devices):
+    with pytest.raises(ValueError, match=re.escape(f"devices={devices!r} must be a sequence of different devices")):
+        lossjax.train(TASK, DENSE.model, DENSE.config, hyperparams=grid(learning_rate=0.1), devices=devices)

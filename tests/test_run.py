@@ -28,7 +28,8 @@ from lossjax.keys import crossed, streams_from_seeds, tied
 from lossjax.models import LSTM, Dense
 from lossjax.sweeps import checkpoint, parts, run, signals, store
 from lossjax.sweeps.experiment import load_experiment
-from lossjax.sweeps.params import load_model
+from lossjax.sweeps.forecast import forecast
+from lossjax.sweeps.params import load_model, with_kernels
 from lossjax.sweeps.plan import StoreError, read_plan
 from lossjax.sweeps.sweep import Sweep
 from lossjax.tasks import RandomLabels
@@ -483,10 +484,30 @@ def test_kept_parameters_give_the_recorded_loss(root):
     load_model(root, "a", 2)
 
 
+def test_an_lstm_stored_with_pytorchs_layout_is_read_as_kernels():
+    model = LSTM(hidden=3, layers=2, num_classes=2)
+    params = jax.device_get(model.init(jax.random.key(0), np.zeros((1, 4, 2), np.float32))["params"])
+    before = {
+        layer: {
+            name.replace("kernel_", "weight_"): array.T if name.startswith("kernel_") else array
+            for name, array in leaves.items()
+        }
+        for layer, leaves in params.items()
+    }
+    assert before["layer_1"]["weight_ih"].shape == (12, 3)
+    for stored in (before, params):
+        read = with_kernels(stored)
+        assert jax.tree.structure(read) == jax.tree.structure(params)
+        assert jax.tree.all(jax.tree.map(np.array_equal, read, params))
+
+
 @pytest.mark.parametrize("member", [-1, 12])
 def test_members_that_there_are_not_cannot_be_kept(root, member):
+    sweep = dataclasses.replace(SWEEP, keep_params=(0, member))
     with pytest.raises(ValueError, match=f"keep_params names member {member} and cell 'a' has the members 0 … 11"):
-        train(dataclasses.replace(SWEEP, keep_params=(0, member)), root)
+        train(sweep, root)
+    with pytest.raises(ValueError, match=f"keep_params names member {member}"):  # a dry run
+        forecast(sweep)
 
 
 @pytest.mark.parametrize(("before", "after"), [((), (0,)), ((0,), ())])

@@ -73,11 +73,13 @@ def _gain(steps: Table, runs: Table, numbers: Mapping[str, lj.Interval]) -> Figu
         here = runs["workload"] == name
         unit = float(runs["runs_per_second"][here & (runs["arm"] == PER_CORE)][0])
         for arm in reversed(_COLOURS):
-            if (here & (runs["arm"] == arm)).any():
+            if arm != OURS and (here & (runs["arm"] == arm)).any():
                 _dot(right, runs, here & (runs["arm"] == arm), "runs_per_second", row, arm, unit)
+        gain = numbers[over_torch(name)]  # by repetitions, so not the ratio of the two medians
+        _mark(right, OURS, row, gain.estimate, gain.low, gain.high)
         right.annotate(
-            f"{numbers[over_torch(name)].estimate:.1f}×",
-            (float(runs["runs_per_second"][here & (runs["arm"] == OURS)][0]) / unit, row),
+            f"{gain.estimate:.2g}×",
+            (gain.estimate, row),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -154,7 +156,10 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _dot(ax: Any, table: Table, here: np.ndarray, column: str, row: int, arm: str, unit: float = 1.0) -> None:
-    value, low, high = (float(table[key][here][0]) / unit for key in with_bounds(column))
+    _mark(ax, arm, row, *(float(table[key][here][0]) / unit for key in with_bounds(column)))
+
+
+def _mark(ax: Any, arm: str, row: int, value: float, low: float, high: float) -> None:
     front = 4 if arm == OURS else 3
     ax.plot([low, high], [row, row], color=_COLOURS[arm], linewidth=1.6, zorder=front)
     ax.plot([value], [row], _MARKERS[arm], color=_COLOURS[arm], markersize=9 if arm == OURS else 6, zorder=front)

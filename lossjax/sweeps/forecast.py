@@ -1,7 +1,6 @@
 """Forecast: what a sweep would train, measure and keep, from shapes alone. Nothing is drawn, compiled or trained."""
 
 from lossjax.sweeps.sweep import Sweep
-from lossjax.training.check import check_cell
 from lossjax.training.memory import per_example_bytes
 
 # float32 numbers a parameter: its own, its gradient, and two of an optimiser such as Adam
@@ -11,12 +10,12 @@ NUMBERS_A_PARAMETER = 4
 def forecast(sweep: Sweep) -> list[str]:
     """A line a cell, and the sum. What a member holds is a lower bound; the compiler knows the rest.
 
-    Raises ValueError where a cell does not fit its members, as training would.
+    Raises ValueError where a cell is one that training would refuse.
     """
     lines = []
     for name, cell in sweep.cells.items():
+        sweep.check(name)
         members = sweep.members(name)
-        check_cell(cell, members)
         measured = sum(cell.sizes[split] for split in cell.measured)
         num_evals = len(cell.config.eval_steps(cell.sizes["train"]))
         held = 4 * (NUMBERS_A_PARAMETER * cell.num_parameters + measured * cell.task.num_classes)

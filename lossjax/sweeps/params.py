@@ -48,7 +48,19 @@ def load_model(root: str | Path, cell: str, member: int, model: nn.Module | None
         model = getattr(models, kind)(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
     missing = {name for name in ("num_classes", "num_tokens") if getattr(model, name, 0) is None}
     network = model.clone(**{name: info[name] for name in missing})
-    return network, {"params": checkpoint.load_params(folder)}
+    params = checkpoint.load_params(folder)
+    return network, {"params": with_kernels(params) if isinstance(network, models.LSTM) else params}
+
+
+def with_kernels(params: Mapping[str, Any]) -> dict[str, Any]:
+    """An LSTM's parameters as they are now: before 0.8.0 its kernels [in, out] were PyTorch's weights [out, in]."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+        {
+            (*path, name.replace("weight_", "kernel_")): array.T if name.startswith("weight_") else array
+            for (*path, name), array in flat.items()
+        }
+    )
 
 
 def keep_params(cell_folder: Path, member: int, params: Mapping[str, np.ndarray], row: int) -> None:

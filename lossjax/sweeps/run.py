@@ -20,7 +20,6 @@ from lossjax.sweeps.progress import Meter
 from lossjax.sweeps.provenance import versions
 from lossjax.sweeps.signals import Stopped, StopRequest, stop_request
 from lossjax.sweeps.sweep import Sweep
-from lossjax.training.check import check_cell
 from lossjax.training.population import Members, as_history, compile_cell, train_members
 from lossjax.training.program import Program
 from lossjax.training.snapshot import Snapshot
@@ -35,8 +34,8 @@ class PartsFailed(RuntimeError):
 
 def check_checkpoint_seconds(seconds: float) -> None:
     """ValueError where a checkpoint cannot be kept so often."""
-    if not seconds >= 0:  # nan too, which would mean never
-        raise ValueError(f"checkpoint_seconds={seconds:g} must be at least 0; 0 keeps every segment")
+    if not seconds >= 0:  # nan too, which would be inf unasked
+        raise ValueError(f"checkpoint_seconds={seconds:g} must be at least 0; 0 keeps every segment, inf none")
 
 
 def run_sweep(
@@ -71,11 +70,10 @@ def run_sweep(
     devices.start()
     sweep = sweep.pinned()  # a file that changes while the sweep runs is refused
     plans = {}
-    for name, cell in sweep.cells.items():
-        members, description = sweep.members(name), sweep.description(name)
-        check_cell(cell, members)
-        _check_keep_params(sweep, name, len(members))
-        plans[name] = CellPlan(name, digest(description), len(members), description)
+    for name in sweep.cells:
+        sweep.check(name)
+        description = sweep.description(name)
+        plans[name] = CellPlan(name, digest(description), len(sweep.members(name)), description)
     with _naming(root), store.lock(root), stop_request() as stop:
         missing = {name: parts.missing(root, plan, sweep.part_size) for name, plan in plans.items()}
         for name, plan in plans.items():
@@ -108,15 +106,6 @@ def _naming(root: Path) -> Iterator[None]:
         raise StoreError(
             f"writing in {root} failed ({error}); mend that and run the same command again: what is committed is kept"
         ) from error
-
-
-def _check_keep_params(sweep: Sweep, name: str, num_members: int) -> None:
-    for member in sweep.keep_params:
-        if not 0 <= member < num_members:
-            raise ValueError(
-                f"keep_params names member {member} and cell {name!r} has the members 0 … {num_members - 1}; name "
-                "members that every cell has"
-            )
 
 
 def _warn_of_params_not_kept(root: Path, plan: CellPlan, members: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from lossjax.hyperparams import Hyperparams, as_configs
 from lossjax.identity import describe, digest
 from lossjax.keys import Seeds, tied
-from lossjax.training.check import check_types
+from lossjax.training.check import check_cell, check_types
 from lossjax.training.population import Members, flatten
 from lossjax.training.program import compiler_options
 from lossjax.training.train import Cell
@@ -80,6 +80,17 @@ class Sweep:
     def members(self, name: str) -> Members:
         """The cell's population, flattened."""
         return flatten(self.hyperparams_of(name), self.seeds_of(name))
+
+    def check(self, name: str) -> None:
+        """Refuses (ValueError) a cell that does not fit its members, and members to be kept that there are not."""
+        members = self.members(name)
+        check_cell(self.cells[name], members)
+        for member in self.keep_params:
+            if not 0 <= member < len(members):
+                raise ValueError(
+                    f"keep_params names member {member} and cell {name!r} has the members 0 … {len(members) - 1}; name "
+                    "members that every cell has"
+                )
 
     def description(self, name: str) -> dict[str, Any]:
         """Everything a cell's results depend on; its digest names their folder."""

@@ -61,7 +61,7 @@ def measure(
             not there, except that folds go by position among all.
         records: also of each example, [example]: ``example_loss`` (nats), ``example_correct`` (bool),
             ``example_margin``, and with ``config.calibration`` ``example_refined_loss``, the loss at the temperature
-            fitted without the example's fold, whose mean is ``refinement``.
+            fitted without the example's fold (one Newton step from that of all), whose mean is ``refinement``.
     """
     examples = _per_example(logits, labels)
     # always true, and of the logits: so the slices have a member axis under vmap whatever the labels and weights have.

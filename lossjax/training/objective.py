@@ -80,7 +80,7 @@ def _smoothed_cross_entropy(
 
 @jax.custom_vjp
 def _logsumexp(logits: Float[Array, "batch class"]) -> Float[Array, " batch"]:
-    """``jax.nn.logsumexp`` of each row, faster on a CPU where classes are many."""
+    """``jax.nn.logsumexp`` of each row, faster on a CPU where classes are many; nan where a logit is inf."""
     return _logsumexp_forward(logits)[0]
 
 

@@ -106,17 +106,16 @@ def compile_cell(
         ValueError: where a hyperparameter is missing, unused or out of the task's range, or a task or model fails.
         MemoryError: where the compiler predicts more memory than there is.
     """
-    chosen = tuple(devices if devices is not None else device_settings.start())
-    if not chosen:
-        raise ValueError("devices is empty; leave it out to use all local ones")
+    chosen = _chosen(devices)
+    if tile is not None and (type(tile) is not int or tile < 2):
+        raise ValueError(
+            f"tile={tile!r} must be an integer of at least 2: a tile of 1 compiles to other code; 4, 8 and 16 agree "
+            "bitwise"
+        )
     check_cell(cell, members)
     fields = tuple(members.hyperparams)
     with model_explained(cell):
         width = tile if tile is not None else choose_tile(cell, fields, len(members), chosen)
-        if width < 2:
-            raise ValueError(
-                f"tile={width} must be at least 2: a tile of 1 compiles to other code; 4, 8 and 16 agree bitwise"
-            )
         program = compile_program(cell, fields, width, chosen)
     limit = device_settings.memory_limit(chosen[0])
     if limit is not None and program.bytes_needed > limit:
@@ -125,6 +124,18 @@ def compile_cell(
             f"tile (now {width}), the batch size or the records kept an example, or use fewer devices"
         )
     return program
+
+
+def _chosen(devices: Sequence[jax.Device] | None) -> tuple[jax.Device, ...]:
+    if devices is None:
+        return tuple(device_settings.start())
+    chosen = tuple(devices) if isinstance(devices, Sequence) else ()
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen) or len(set(chosen)) < len(chosen):
+        raise ValueError(
+            f"devices={devices!r} must be a sequence of different devices, such as jax.devices()[:1]; leave it out to "
+            "use all local ones"
+        )
+    return chosen
 
 
 @dataclasses.dataclass
