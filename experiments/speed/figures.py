@@ -79,7 +79,7 @@ def _gain(steps: Table, runs: Table, numbers: Mapping[str, lj.Interval]) -> Figu
         _mark(right, OURS, row, gain.estimate, gain.low, gain.high)
         right.annotate(
             f"{gain.estimate:.2g}×",
-            (gain.estimate, row),
+            (gain.high, row),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -97,7 +97,7 @@ def _gain(steps: Table, runs: Table, numbers: Mapping[str, lj.Interval]) -> Figu
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
     right.axvline(1, color="#444444", linewidth=0.9, zorder=1)
-    right.margins(x=0.12)
+    right.margins(x=0.16)
     left.set_xlabel("µs a member-step (less: better)")
     right.set_xlabel("whole runs a second, PyTorch = 1 (more: better)")
     _legend(figure, [arm for arm in _COLOURS if arm in {*steps["arm"].tolist(), *runs["arm"].tolist()}])
