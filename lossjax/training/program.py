@@ -76,9 +76,11 @@ def compile_program(cell: Cell, fields: tuple[str, ...], tile: int, devices: tup
 
     def compiled(
         function: Callable, arguments: tuple, in_specs: tuple, out_specs: Any, options: Any, donated: Any = None
-    ) -> Any:
+    ) -> tuple[Any, Any]:
+        """The program, and the shapes of what it returns."""
         sharded = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-        return jax.jit(sharded, compiler_options=options, donate_argnums=donated).lower(*arguments).compile()
+        traced = jax.jit(sharded, compiler_options=options, donate_argnums=donated).trace(*arguments)
+        return traced.lower().compile(), traced.out_info
 
     splits = None
     if shared:
@@ -92,11 +94,10 @@ def compile_program(cell: Cell, fields: tuple[str, ...], tile: int, devices: tup
     # TensorFloat-32 would otherwise be the default on recent GPUs
     precision = "float32" if cell.config.precision == "float32" else "tensorfloat32"
     with jax.default_matmul_precision(precision), device_settings.quiet_compilation():
-        start_program = compiled(
+        start_program, (state, data) = compiled(
             start, (seeds, hparams, splits), (mapped, mapped, whole), (mapped, data_specs), options | quick
         )
-        state, data = jax.eval_shape(start, seeds, hparams, splits)
-        advance_program = compiled(
+        advance_program, _ = compiled(
             advance,
             (state, seeds, hparams, data, span),
             (mapped, mapped, mapped, data_specs, whole),
