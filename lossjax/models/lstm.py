@@ -284,7 +284,7 @@ class _Parameters(nn.Module):
 
 
 def _turned(initializer: Initializer) -> Initializer:
-    """Draws [out, in], as PyTorch does, for a kernel [in, out]."""
+    """Draws a kernel [in, out] as [out, in], which keeps the initial values that a seed had before 0.8.0."""
     return lambda key, shape: initializer(key, shape[::-1]).T
 
 
